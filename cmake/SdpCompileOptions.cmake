@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# sdp_options: flags and warnings that every target of the project is compiled with. It is never
+# exported: a user of the kernel package chooses flags for themselves.
+
+add_library(sdp_options INTERFACE)
+target_compile_features(sdp_options INTERFACE cxx_std_20)
+
+include(CheckCXXCompilerFlag)
+if(SDP_NATIVE)
+  check_cxx_compiler_flag(-march=native SDP_HAVE_MARCH_NATIVE)
+  if(SDP_HAVE_MARCH_NATIVE)
+    target_compile_options(sdp_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
+  endif()
+endif()
+target_compile_options(sdp_options INTERFACE $<$<CONFIG:Release>:-O3>)
+
+target_compile_options(sdp_options INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+                                             -Woverloaded-virtual -Wunused)
+if(SDP_WARNINGS_AS_ERRORS)
+  target_compile_options(sdp_options INTERFACE -Werror)
+endif()
+if(SDP_SANITIZE)
+  target_compile_options(sdp_options INTERFACE -fsanitize=address,undefined
+                                               -fno-sanitize-recover=undefined
+                                               -fno-omit-frame-pointer)
+  target_link_options(sdp_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+# sdp_pch: one precompiled header for all targets with the application's flags; a Kokkos translation
+# unit spends three quarters of its time in these headers otherwise.
+function(sdp_use_pch target)
+  if(TARGET sdp_pch AND NOT SDP_SANITIZE)
+    target_precompile_headers(${target} REUSE_FROM sdp_pch)
+  endif()
+endfunction()
+if(NOT SDP_KERNELS_ONLY)
+  file(WRITE "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp.in" "// precompiled header carrier\n")
+  file(COPY_FILE "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp.in"
+       "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp" ONLY_IF_DIFFERENT)
+  add_library(sdp_pch STATIC "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp")
+  target_link_libraries(sdp_pch PUBLIC sdp_options sdp_dep_kokkos)
+  set_target_properties(sdp_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_precompile_headers(sdp_pch PRIVATE <Kokkos_Core.hpp> <algorithm> <array> <cstdint>
+                            <filesystem> <functional> <memory> <optional> <stdexcept> <string>
+                            <string_view> <utility> <vector> <fmt/core.h>)
+  target_link_libraries(sdp_pch PRIVATE fmt::fmt)
+endif()
+
+# sdp_add_layer(NAME sources... LINKS targets...): the static library of one folder of src/.
+function(sdp_add_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  add_library(sdp_${name} STATIC ${ARG_SOURCES})
+  add_library(sdp::${name} ALIAS sdp_${name})
+  target_include_directories(sdp_${name} PUBLIC "${PROJECT_SOURCE_DIR}/src")
+  target_link_libraries(sdp_${name} PUBLIC sdp_options ${ARG_LINKS} PRIVATE ${ARG_PRIVATE_LINKS})
+  sdp_use_pch(sdp_${name})
+endfunction()

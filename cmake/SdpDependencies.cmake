@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every outside package, wrapped in targets with the same names on every site.
+#
+#   sdp_dep_kokkos         Kokkos core
+#   sdp_dep_kokkoskernels  Kokkos Kernels (BLAS)
+#   sdp_dep_hdf5           parallel HDF5, C API
+#   sdp_dep_sentencepiece  tokenizer run time and trainer
+#   sdp_dep_toml, sdp_dep_cli11, sdp_dep_json, sdp_dep_spdlog (fmt comes with it), sdp_dep_zlib,
+#   sdp_dep_zstd
+
+# Debian's Trilinos packages name an include folder that does not exist in Kokkos::kokkos and have no
+# Kokkos::kokkoskernels, so the targets of a stand-alone install are used only where both exist.
+find_package(Kokkos CONFIG REQUIRED)
+find_package(KokkosKernels CONFIG REQUIRED)
+if(Kokkos_VERSION VERSION_LESS 3.4)
+  message(FATAL_ERROR "sdp needs Kokkos 3.4 or newer; found ${Kokkos_VERSION} in ${Kokkos_DIR}")
+endif()
+add_library(sdp_dep_kokkos INTERFACE)
+add_library(sdp_dep_kokkoskernels INTERFACE)
+if(TARGET Kokkos::kokkoskernels)
+  target_link_libraries(sdp_dep_kokkos INTERFACE Kokkos::kokkos)
+  target_link_libraries(sdp_dep_kokkoskernels INTERFACE Kokkos::kokkoskernels)
+else()
+  target_include_directories(sdp_dep_kokkos SYSTEM INTERFACE ${Kokkos_INCLUDE_DIRS})
+  target_link_libraries(sdp_dep_kokkos INTERFACE ${Kokkos_LIBRARIES})
+  target_include_directories(sdp_dep_kokkoskernels SYSTEM INTERFACE ${KokkosKernels_INCLUDE_DIRS})
+  target_link_libraries(sdp_dep_kokkoskernels INTERFACE ${KokkosKernels_LIBRARIES})
+endif()
+target_link_libraries(sdp_dep_kokkoskernels INTERFACE sdp_dep_kokkos)
+
+if(SDP_KERNELS_ONLY)
+  return()
+endif()
+
+find_package(Threads REQUIRED)
+find_package(MPI 3.0 REQUIRED COMPONENTS CXX)
+find_package(PkgConfig REQUIRED)
+
+# The parallel HDF5 of Debian and Ubuntu is found by pkg-config, so that a serial HDF5 beside it is
+# not taken; elsewhere FindHDF5 is asked for the parallel one.
+add_library(sdp_dep_hdf5 INTERFACE)
+if(NOT HDF5_ROOT)
+  pkg_check_modules(SDP_HDF5 QUIET IMPORTED_TARGET hdf5-openmpi)
+  if(NOT SDP_HDF5_FOUND)
+    pkg_check_modules(SDP_HDF5 QUIET IMPORTED_TARGET hdf5-mpich)
+  endif()
+endif()
+if(SDP_HDF5_FOUND)
+  set(HDF5_VERSION "${SDP_HDF5_VERSION}")
+  target_include_directories(sdp_dep_hdf5 SYSTEM INTERFACE ${SDP_HDF5_INCLUDE_DIRS})
+  target_link_libraries(sdp_dep_hdf5 INTERFACE ${SDP_HDF5_LINK_LIBRARIES})
+else()
+  set(HDF5_PREFER_PARALLEL ON)
+  find_package(HDF5 REQUIRED COMPONENTS C)
+  if(NOT HDF5_IS_PARALLEL)
+    message(FATAL_ERROR "sdp needs an HDF5 with MPI; found a serial one in ${HDF5_INCLUDE_DIRS}")
+  endif()
+  target_include_directories(sdp_dep_hdf5 SYSTEM INTERFACE ${HDF5_INCLUDE_DIRS})
+  target_link_libraries(sdp_dep_hdf5 INTERFACE ${HDF5_LIBRARIES})
+endif()
+target_link_libraries(sdp_dep_hdf5 INTERFACE MPI::MPI_CXX)
+
+pkg_check_modules(SDP_SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+find_library(SDP_SENTENCEPIECE_TRAIN sentencepiece_train HINTS ${SDP_SENTENCEPIECE_LIBRARY_DIRS}
+             REQUIRED)
+add_library(sdp_dep_sentencepiece INTERFACE)
+target_link_libraries(sdp_dep_sentencepiece INTERFACE PkgConfig::SDP_SENTENCEPIECE
+                                                      ${SDP_SENTENCEPIECE_TRAIN})
+
+pkg_check_modules(SDP_ZSTD REQUIRED IMPORTED_TARGET libzstd)
+add_library(sdp_dep_zstd INTERFACE)
+target_link_libraries(sdp_dep_zstd INTERFACE PkgConfig::SDP_ZSTD)
+find_package(ZLIB REQUIRED)
+add_library(sdp_dep_zlib INTERFACE)
+target_link_libraries(sdp_dep_zlib INTERFACE ZLIB::ZLIB)
+
+# Header-only parsers; the TOML parser is used header-only so that the compiler's standard library
+# decides, not the packaged binary's.
+find_path(SDP_TOMLPLUSPLUS_INCLUDE_DIR toml++/toml.h REQUIRED)
+add_library(sdp_dep_toml INTERFACE)
+target_include_directories(sdp_dep_toml SYSTEM INTERFACE ${SDP_TOMLPLUSPLUS_INCLUDE_DIR})
+find_path(SDP_CLI11_INCLUDE_DIR CLI/CLI.hpp REQUIRED)
+add_library(sdp_dep_cli11 INTERFACE)
+target_include_directories(sdp_dep_cli11 SYSTEM INTERFACE ${SDP_CLI11_INCLUDE_DIR})
+find_path(SDP_NLOHMANN_JSON_INCLUDE_DIR nlohmann/json.hpp REQUIRED)
+add_library(sdp_dep_json INTERFACE)
+target_include_directories(sdp_dep_json SYSTEM INTERFACE ${SDP_NLOHMANN_JSON_INCLUDE_DIR})
+find_package(fmt CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+add_library(sdp_dep_spdlog INTERFACE)
+target_link_libraries(sdp_dep_spdlog INTERFACE spdlog::spdlog fmt::fmt)
+
+if(SDP_BUILD_TESTS)
+  find_package(GTest CONFIG REQUIRED)
+endif()
+if(SDP_BUILD_BENCHMARKS)
+  find_package(benchmark CONFIG REQUIRED)
+endif()

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# What configure found, in one block.
+list(JOIN Kokkos_DEVICES ", " sdp_devices)
+set(_sdp_lines
+    "sdp ${PROJECT_VERSION}"
+    "  build type        ${CMAKE_BUILD_TYPE} (native tuning ${SDP_NATIVE}, sanitizers ${SDP_SANITIZE}, warnings as errors ${SDP_WARNINGS_AS_ERRORS})"
+    "  compiler          ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
+    "  Kokkos            ${Kokkos_VERSION} (${sdp_devices}) in ${Kokkos_DIR}"
+    "  Kokkos Kernels    ${KokkosKernels_VERSION} in ${KokkosKernels_DIR}")
+if(NOT SDP_KERNELS_ONLY)
+  list(APPEND _sdp_lines
+       "  MPI               ${MPI_CXX_VERSION} (${MPI_CXX_COMPILER})"
+       "  HDF5 (parallel)   ${HDF5_VERSION}"
+       "  sentencepiece     ${SDP_SENTENCEPIECE_VERSION}"
+       "  fmt, spdlog       ${fmt_VERSION}, ${spdlog_VERSION}"
+       "  zlib, zstd        ${ZLIB_VERSION_STRING}, ${SDP_ZSTD_VERSION}")
+endif()
+list(APPEND _sdp_lines "  tests             ${SDP_BUILD_TESTS}" "  benchmarks        ${SDP_BUILD_BENCHMARKS}")
+foreach(_line IN LISTS _sdp_lines)
+  message(STATUS "${_line}")
+endforeach()

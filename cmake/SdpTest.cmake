@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# sdp_add_test(NAME name SOURCES a_test.cpp... LINKS targets... [LABELS unit|grad|mpi|regression|...]
+#              [RANKS 1 2 4] [TIMEOUT seconds])
+#
+# One GoogleTest executable per folder under tests/. Without RANKS the executable starts as one
+# process without MPI and ctest knows it as NAME. With RANKS its main initialises MPI, and ctest runs
+# it once per rank count as NAME.<ranks>. Labels default to "unit" ("mpi" with RANKS).
+
+# Everything a test must not inherit from the machine: oversubscription, root, and thread counts.
+set(SDP_TEST_ENVIRONMENT
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_PROC_BIND=false OMPI_ALLOW_RUN_AS_ROOT=1
+    OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+    OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_base_warn_component_unused=0
+    ASAN_OPTIONS=detect_leaks=0)
+
+function(sdp_mpi_command out ranks)
+  set(${out} ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${MPIEXEC_PREFLAGS} PARENT_SCOPE)
+endfunction()
+
+function(sdp_add_test)
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SOURCES;LINKS;LABELS;RANKS" ${ARGN})
+  set(target test_${ARG_NAME})
+  add_executable(${target} ${ARG_SOURCES})
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY
+                                             "${PROJECT_BINARY_DIR}/tests/bin")
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}")
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  if(NOT ARG_RANKS)
+    target_link_libraries(${target} PRIVATE ${ARG_LINKS} sdp_test_main)
+    sdp_use_test_pch(${target})
+    if(NOT ARG_LABELS)
+      set(ARG_LABELS unit)
+    endif()
+    add_test(NAME ${ARG_NAME} COMMAND ${target})
+    set_tests_properties(${ARG_NAME} PROPERTIES ENVIRONMENT "${SDP_TEST_ENVIRONMENT}" LABELS
+                                                "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    return()
+  endif()
+  target_link_libraries(${target} PRIVATE ${ARG_LINKS} sdp_test_main_mpi)
+  sdp_use_test_pch(${target})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS mpi)
+  endif()
+  foreach(ranks IN LISTS ARG_RANKS)
+    if(ranks LESS_EQUAL SDP_TEST_MAX_RANKS)
+      sdp_mpi_command(launch ${ranks})
+      add_test(NAME ${ARG_NAME}.${ranks} COMMAND ${launch} $<TARGET_FILE:${target}>)
+      set_tests_properties(
+        ${ARG_NAME}.${ranks} PROPERTIES ENVIRONMENT "${SDP_TEST_ENVIRONMENT}" LABELS
+                                        "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS ${ranks})
+    endif()
+  endforeach()
+endfunction()

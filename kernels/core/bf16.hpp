@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+#include <cstring>
+
+namespace sdp::kernels {
+
+/// Two-byte bfloat16 storage type with conversions to and from float and no arithmetic of its own:
+/// kernels widen to float, compute, and round once. Kokkos' own half types take four bytes on
+/// host-only builds, so they cannot serve as a storage type. Round to nearest even; NaN stays NaN.
+struct bf16 {
+  std::uint16_t bits;
+
+  bf16() = default;
+
+  KOKKOS_INLINE_FUNCTION explicit bf16(float value) : bits(from_float(value)) {}
+  KOKKOS_INLINE_FUNCTION explicit bf16(double value) : bits(from_float(static_cast<float>(value))) {}
+
+  KOKKOS_INLINE_FUNCTION operator float() const {
+    const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
+    float value;
+    memcpy(&value, &wide, sizeof(value));
+    return value;
+  }
+
+  KOKKOS_INLINE_FUNCTION static std::uint16_t from_float(float value) {
+    std::uint32_t wide;
+    memcpy(&wide, &value, sizeof(wide));
+    const bool is_nan = (wide & 0x7fffffffu) > 0x7f800000u;
+    const std::uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
+    const std::uint32_t quiet = (wide >> 16) | 0x40u;
+    return static_cast<std::uint16_t>(is_nan ? quiet : rounded);
+  }
+};
+static_assert(sizeof(bf16) == 2);
+
+}  // namespace sdp::kernels

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+
+#include "kernels/core/concepts.hpp"
+
+namespace sdp {
+
+using kernels::index_t;
+
+using ExecSpace = Kokkos::DefaultExecutionSpace;
+using MemSpace = ExecSpace::memory_space;
+using HostSpace = Kokkos::HostSpace;
+
+/// Row-major everywhere, so that bytes agree on host, device, wire and disk.
+template <class T>
+using View1 = Kokkos::View<T*, Kokkos::LayoutRight, MemSpace>;
+template <class T>
+using View2 = Kokkos::View<T**, Kokkos::LayoutRight, MemSpace>;
+template <class T>
+using View3 = Kokkos::View<T***, Kokkos::LayoutRight, MemSpace>;
+template <class T>
+using View4 = Kokkos::View<T****, Kokkos::LayoutRight, MemSpace>;
+template <class T>
+using HostView1 = Kokkos::View<T*, Kokkos::LayoutRight, HostSpace>;
+template <class T>
+using HostView2 = Kokkos::View<T**, Kokkos::LayoutRight, HostSpace>;
+
+/// A window into a flat buffer that owns nothing.
+template <class T>
+using Window1 =
+    Kokkos::View<T*, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+template <class T>
+using Window2 =
+    Kokkos::View<T**, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+
+}  // namespace sdp
