@@ -16,7 +16,8 @@ struct bf16 {
   bf16() = default;
 
   KOKKOS_INLINE_FUNCTION explicit bf16(float value) : bits(from_float(value)) {}
-  KOKKOS_INLINE_FUNCTION explicit bf16(double value) : bits(from_float(static_cast<float>(value))) {}
+  KOKKOS_INLINE_FUNCTION explicit bf16(double value)
+      : bits(from_float(static_cast<float>(value))) {}
 
   KOKKOS_INLINE_FUNCTION operator float() const {
     const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;

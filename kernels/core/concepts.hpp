@@ -33,7 +33,14 @@ template <class V>
 concept AnyView = Kokkos::is_view<V>::value;
 
 template <class V, int Rank>
-concept ViewOfRank = AnyView<V> && (static_cast<int>(V::traits::dimension::rank) == Rank);
+concept ViewOfRank = AnyView<V> &&(static_cast<int>(V::traits::dimension::rank) == Rank);
+
+/// A View whose last axis is contiguous: any vector that is not strided, LayoutRight otherwise.
+/// Kernels walk its rows by pointer.
+template <class V, int Rank>
+concept RowMajor = ViewOfRank<V, Rank> &&
+    (std::is_same_v<typename V::array_layout, Kokkos::LayoutRight> ||
+     (Rank < 2 && std::is_same_v<typename V::array_layout, Kokkos::LayoutLeft>));
 
 template <class V>
 using value_t = typename V::non_const_value_type;

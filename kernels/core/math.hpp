@@ -9,10 +9,12 @@
 namespace sdp::kernels {
 
 // Branch-free exponentials that a compiler vectorises without fast-math. std::exp is a library call
-// in every inner loop otherwise, and costs ten times as much. Both saturate outside the finite range
-// and pass NaN through. Method: Cody and Waite reduction by ln 2 and the Cephes / Remez polynomials.
+// in every inner loop otherwise, and costs ten times as much. Both saturate outside the finite
+// range and pass NaN through. Method: Cody and Waite reduction by ln 2 and the Cephes / Remez
+// polynomials.
 
-/// exp(x) to 2 ulp for finite results; 0 below -87.3 (denormal results are flushed), inf above 88.72.
+/// exp(x) to 2 ulp for finite results; 0 below -87.3 (denormal results are flushed), inf
+/// above 88.72.
 KOKKOS_INLINE_FUNCTION float vexp(float x) {
   constexpr float k_shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   float clamped = x < -87.33654f ? -87.33654f : x;

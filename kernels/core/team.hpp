@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <Kokkos_Core.hpp>
+#include <string>
+
+#include "kernels/core/concepts.hpp"
+
+namespace sdp::kernels {
+
+// Rows are worked on by teams. On a host backend a team is one thread whose inner loops the
+// compiler turns into vector instructions; on a device it is a block whose threads share the
+// columns. The helpers below hide that difference and fix the order of every reduction: sums depend
+// on the row's length alone (on a device also on the block size, which is the same for every
+// launch).
+
+/// Whether an execution space runs its teams on host cores.
+template <ExecutionSpace Exec>
+inline constexpr bool k_is_host = std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
+
+template <ExecutionSpace Exec>
+using RowPolicy = Kokkos::TeamPolicy<Exec, Kokkos::IndexType<int>>;
+
+template <ExecutionSpace Exec>
+using RowMember = typename RowPolicy<Exec>::member_type;
+
+/// One team per row (or tile, or block); at most 2^31 - 1 of them.
+template <ExecutionSpace Exec>
+RowPolicy<Exec> row_policy(Exec const& exec, index_t rows) {
+  constexpr int k_device_team = 256;
+  return RowPolicy<Exec>(exec, static_cast<int>(rows), k_is_host<Exec> ? 1 : k_device_team);
+}
+
+/// One work item per element.
+template <ExecutionSpace Exec>
+auto element_policy(Exec const& exec, index_t count) {
+  return Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0, count);
+}
+
+/// f(j) for j in [0, n), shared among the threads of the team. No barrier at the end.
+template <class Member, class F>
+KOKKOS_INLINE_FUNCTION void row_for(Member const& team, index_t n, F const& f) {
+  if constexpr (k_is_host<typename Member::execution_space>) {
+    for (index_t j = 0; j < n; ++j) f(j);
+  } else {
+    Kokkos::parallel_for(Kokkos::TeamVectorRange(team, n), f);
+  }
+}
+
+namespace Details {
+/// Reduction over 32 interleaved lanes, which vector registers hold, then a binary tree over lanes.
+template <class A, class F, class Join>
+KOKKOS_INLINE_FUNCTION A lane_reduce(index_t n, A neutral, F const& f, Join const& join) {
+  constexpr int k_lanes = 32;
+  A lanes[k_lanes];
+  for (int lane = 0; lane < k_lanes; ++lane) lanes[lane] = neutral;
+  index_t j = 0;
+  for (; j + k_lanes <= n; j += k_lanes)
+    for (int lane = 0; lane < k_lanes; ++lane) lanes[lane] = join(lanes[lane], f(j + lane));
+  for (int lane = 0; j + lane < n; ++lane) lanes[lane] = join(lanes[lane], f(j + lane));
+  for (int width = k_lanes / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) lanes[lane] = join(lanes[lane], lanes[lane + width]);
+  return lanes[0];
+}
+}  // namespace Details
+
+/// Sum of f(j) over j in [0, n) in type A; every thread of the team gets it. A device team is
+/// synchronised by it.
+template <class A, class Member, class F>
+KOKKOS_INLINE_FUNCTION A row_sum(Member const& team, index_t n, F const& f) {
+  if constexpr (k_is_host<typename Member::execution_space>) {
+    return Details::lane_reduce(n, A(0), f, [](A a, A b) { return a + b; });
+  } else {
+    A sum = A(0);
+    Kokkos::parallel_reduce(
+        Kokkos::TeamVectorRange(team, n), [&](index_t j, A& partial) { partial += f(j); }, sum);
+    return sum;
+  }
+}
+
+/// Largest f(j) over j in [0, n), `lowest` when n = 0; NaN is passed over. Every thread gets it.
+template <class A, class Member, class F>
+KOKKOS_INLINE_FUNCTION A row_max(Member const& team, index_t n, A lowest, F const& f) {
+  if constexpr (k_is_host<typename Member::execution_space>) {
+    return Details::lane_reduce(n, lowest, f, [](A a, A b) { return b > a ? b : a; });
+  } else {
+    A largest = lowest;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamVectorRange(team, n),
+        [&](index_t j, A& partial) {
+          const A value = f(j);
+          if (value > partial) partial = value;
+        },
+        Kokkos::Max<A>(largest));
+    return largest > lowest ? largest : lowest;
+  }
+}
+
+}  // namespace sdp::kernels
