@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+
+#include "kernels/core/checks.hpp"
+#include "kernels/core/concepts.hpp"
+#include "kernels/core/team.hpp"
+
+// Root mean square normalisation: Zhang and Sennrich, arXiv 1910.07467; rounding order of the
+// Hugging Face LlamaRMSNorm. N rows (tokens), D columns (hidden size). Statistics are taken in
+// accum_t, one pass over memory per kernel: a row stays in the cache between its reduction and its
+// use.
+
+namespace sdp::kernels {
+
+namespace Details {
+inline constexpr index_t k_rms_norm_rows_per_chunk = 32;
+}  // namespace Details
+
+/// out = T(x * rstd) * weight, rstd = 1 / sqrt(mean(x^2) + eps).
+///
+/// x (N,D), weight (D), out (N,D) of storage type T, rstd (N) in accum_t<T>; out and rstd are
+/// overwritten. out may alias x. Throws ShapeError when the extents do not fit.
+template <ExecutionSpace Exec, RowMajor<2> X, RowMajor<1> W, RowMajor<2> Out, RowMajor<1> Rstd>
+void rms_norm_forward(Exec const& exec, X const& x, W const& weight, double eps, Out const& out,
+                      Rstd const& rstd) {
+  constexpr char const* k_name = "sdp::kernels::rms_norm_forward";
+  using T = value_t<Out>;
+  using A = accum_t<T>;
+  const auto rows = static_cast<index_t>(x.extent(0));
+  const auto cols = static_cast<index_t>(x.extent(1));
+  require_extent(k_name, "weight", weight, 0, cols);
+  require_same_shape(k_name, "x", x, "out", out);
+  require_extent(k_name, "rstd", rstd, 0, rows);
+  if (rows == 0 || cols == 0) return;
+  Kokkos::parallel_for(
+      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const int row = team.league_rank();
+        auto const* x_row = &x(row, 0);
+        auto const* w = &weight(0);
+        auto* out_row = &out(row, 0);
+        const A sum = row_sum<A>(team, cols, [=](index_t j) {
+          const A value = static_cast<A>(x_row[j]);
+          return value * value;
+        });
+        const A scale = A(1) / std::sqrt(sum / static_cast<A>(cols) + static_cast<A>(eps));
+        if (team.team_rank() == 0) rstd(row) = scale;
+        row_for(team, cols, [=](index_t j) {
+          const T normal = static_cast<T>(static_cast<A>(x_row[j]) * scale);
+          out_row[j] = static_cast<T>(static_cast<A>(normal) * static_cast<A>(w[j]));
+        });
+      });
+}
+
+/// sum = x + branch and out = rms_norm(sum) in one pass: the residual add of a transformer block
+/// and the norm that follows it.
+///
+/// x, branch, sum, out (N,D), weight (D), rstd (N) in accum_t; sum, out and rstd are overwritten.
+/// sum may alias x or branch; out may alias none of them. The norm sees the sum as it is stored.
+/// Throws ShapeError when the extents do not fit.
+template <ExecutionSpace Exec, RowMajor<2> X, RowMajor<2> Branch, RowMajor<1> W, RowMajor<2> Sum,
+          RowMajor<2> Out, RowMajor<1> Rstd>
+void add_rms_norm_forward(Exec const& exec, X const& x, Branch const& branch, W const& weight,
+                          double eps, Sum const& sum, Out const& out, Rstd const& rstd) {
+  constexpr char const* k_name = "sdp::kernels::add_rms_norm_forward";
+  using T = value_t<Sum>;
+  using A = accum_t<T>;
+  const auto rows = static_cast<index_t>(x.extent(0));
+  const auto cols = static_cast<index_t>(x.extent(1));
+  require_same_shape(k_name, "x", x, "branch", branch);
+  require_same_shape(k_name, "x", x, "sum", sum);
+  require_same_shape(k_name, "x", x, "out", out);
+  require_extent(k_name, "weight", weight, 0, cols);
+  require_extent(k_name, "rstd", rstd, 0, rows);
+  if (rows == 0 || cols == 0) return;
+  Kokkos::parallel_for(
+      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const int row = team.league_rank();
+        auto const* x_row = &x(row, 0);
+        auto const* branch_row = &branch(row, 0);
+        auto const* w = &weight(0);
+        auto* sum_row = &sum(row, 0);
+        auto* out_row = &out(row, 0);
+        row_for(team, cols, [=](index_t j) {
+          sum_row[j] = static_cast<T>(static_cast<A>(x_row[j]) + static_cast<A>(branch_row[j]));
+        });
+        team.team_barrier();
+        const A total = row_sum<A>(team, cols, [=](index_t j) {
+          const A value = static_cast<A>(sum_row[j]);
+          return value * value;
+        });
+        const A scale = A(1) / std::sqrt(total / static_cast<A>(cols) + static_cast<A>(eps));
+        if (team.team_rank() == 0) rstd(row) = scale;
+        row_for(team, cols, [=](index_t j) {
+          const T normal = static_cast<T>(static_cast<A>(sum_row[j]) * scale);
+          out_row[j] = static_cast<T>(static_cast<A>(normal) * static_cast<A>(w[j]));
+        });
+      });
+}
+
+/// out = T(x * rstd) * weight with a saved rstd: the same bits as rms_norm_forward wrote.
+///
+/// x, out (N,D), rstd (N), weight (D); out is overwritten and may alias x. Throws ShapeError when
+/// the extents do not fit.
+template <ExecutionSpace Exec, RowMajor<2> X, RowMajor<1> Rstd, RowMajor<1> W, RowMajor<2> Out>
+void rms_norm_apply(Exec const& exec, X const& x, Rstd const& rstd, W const& weight,
+                    Out const& out) {
+  constexpr char const* k_name = "sdp::kernels::rms_norm_apply";
+  using T = value_t<Out>;
+  using A = accum_t<T>;
+  const auto rows = static_cast<index_t>(x.extent(0));
+  const auto cols = static_cast<index_t>(x.extent(1));
+  require_same_shape(k_name, "x", x, "out", out);
+  require_extent(k_name, "weight", weight, 0, cols);
+  require_extent(k_name, "rstd", rstd, 0, rows);
+  if (rows == 0 || cols == 0) return;
+  Kokkos::parallel_for(
+      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const int row = team.league_rank();
+        auto const* x_row = &x(row, 0);
+        auto const* w = &weight(0);
+        auto* out_row = &out(row, 0);
+        const A scale = static_cast<A>(rstd(row));
+        row_for(team, cols, [=](index_t j) {
+          const T normal = static_cast<T>(static_cast<A>(x_row[j]) * scale);
+          out_row[j] = static_cast<T>(static_cast<A>(normal) * static_cast<A>(w[j]));
+        });
+      });
+}
+
+/// Rows of the `partials` workspace of the backward kernels: a function of N alone, so that the
+/// order in which d_weight is summed does not depend on threads.
+inline index_t rms_norm_backward_chunks(index_t rows) {
+  constexpr index_t k_rows = Details::k_rms_norm_rows_per_chunk;
+  return (rows + k_rows - 1) / k_rows;
+}
+
+namespace Details {
+/// One pass over the rows: d_x when Input, partials of d_weight when Weight.
+template <bool Input, bool Weight, class Exec, class DOut, class X, class Rstd, class W,
+          class Partials, class DX>
+void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_out, X const& x,
+                            Rstd const& rstd, W const& weight, Partials const& partials,
+                            DX const& d_x) {
+  using A = accum_t<value_t<X>>;
+  const auto rows = static_cast<index_t>(x.extent(0));
+  const auto cols = static_cast<index_t>(x.extent(1));
+  Kokkos::parallel_for(
+      name, row_policy(exec, rms_norm_backward_chunks(rows)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const int chunk = team.league_rank();
+        const index_t begin = chunk * k_rms_norm_rows_per_chunk;
+        const index_t end =
+            begin + k_rms_norm_rows_per_chunk < rows ? begin + k_rms_norm_rows_per_chunk : rows;
+        // nvcc wants every captured name to be met outside of `if constexpr` first.
+        auto const* w = weight.data();
+        auto* d_x_data = d_x.data();
+        auto* partial = partials.data();
+        const auto d_x_stride = d_x.stride(0);
+        const auto partial_stride = partials.stride(0);
+        for (index_t row = begin; row < end; ++row) {
+          auto const* x_row = &x(row, 0);
+          auto const* d_out_row = &d_out(row, 0);
+          const A scale = static_cast<A>(rstd(row));
+          if constexpr (Input) {
+            auto* d_x_row = d_x_data + row * d_x_stride;
+            const A dot = row_sum<A>(team, cols, [=](index_t j) {
+              return static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) * static_cast<A>(x_row[j]);
+            });
+            // xhat * mean(w * d_out * xhat), with xhat = x * rstd written out
+            const A factor = dot / static_cast<A>(cols) * scale * scale;
+            row_for(team, cols, [=](index_t j) {
+              const A gradient = scale * (static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) -
+                                          static_cast<A>(x_row[j]) * factor);
+              d_x_row[j] = static_cast<value_t<DX>>(static_cast<A>(d_x_row[j]) + gradient);
+            });
+          }
+          if constexpr (Weight) {
+            // A thread always meets the same columns, so no barrier is needed between rows.
+            auto* partial_row = partial + chunk * partial_stride;
+            const bool first = row == begin;
+            row_for(team, cols, [=](index_t j) {
+              const A before = first ? A(0) : partial_row[j];
+              partial_row[j] =
+                  before + static_cast<A>(d_out_row[j]) * (static_cast<A>(x_row[j]) * scale);
+            });
+          }
+        }
+      });
+}
+
+/// d_weight += the partials, chunk by chunk.
+template <class Exec, class Partials, class DW>
+void rms_norm_backward_reduce(Exec const& exec, Partials const& partials, DW const& d_weight,
+                              index_t chunks) {
+  using A = value_t<Partials>;
+  constexpr index_t k_tile = k_is_host<Exec> ? 512 : 32;
+  const auto cols = static_cast<index_t>(d_weight.extent(0));
+  Kokkos::parallel_for(
+      "sdp::kernels::rms_norm_backward_reduce", row_policy(exec, (cols + k_tile - 1) / k_tile),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t begin = team.league_rank() * k_tile;
+        const index_t count = begin + k_tile < cols ? k_tile : cols - begin;
+        auto* d_w = &d_weight(begin);
+        auto const* partial = &partials(0, begin);
+        const auto stride = partials.stride(0);
+        const index_t count_chunks = chunks;
+        if constexpr (k_is_host<Exec>) {
+          A sums[k_tile];
+          for (index_t j = 0; j < count; ++j) sums[j] = A(0);
+          for (index_t chunk = 0; chunk < count_chunks; ++chunk)
+            for (index_t j = 0; j < count; ++j) sums[j] += partial[chunk * stride + j];
+          for (index_t j = 0; j < count; ++j)
+            d_w[j] = static_cast<value_t<DW>>(static_cast<A>(d_w[j]) + sums[j]);
+        } else {
+          row_for(team, count, [=](index_t j) {
+            A sum = A(0);
+            for (index_t chunk = 0; chunk < count_chunks; ++chunk)
+              sum += partial[chunk * stride + j];
+            d_w[j] = static_cast<value_t<DW>>(static_cast<A>(d_w[j]) + sum);
+          });
+        }
+      });
+}
+
+template <class X, class DOut, class Rstd>
+void check_rms_norm_backward(char const* name, DOut const& d_out, X const& x, Rstd const& rstd) {
+  require_same_shape(name, "x", x, "d_out", d_out);
+  require_extent(name, "rstd", rstd, 0, static_cast<index_t>(x.extent(0)));
+}
+
+template <class X, class Partials, class DW>
+void check_rms_norm_partials(char const* name, X const& x, Partials const& partials,
+                             DW const& d_weight) {
+  static_assert(std::is_same_v<value_t<Partials>, accum_t<value_t<X>>>,
+                "rms_norm_backward: partials must be in accum_t of x");
+  const auto cols = static_cast<index_t>(x.extent(1));
+  require_extent(name, "d_weight", d_weight, 0, cols);
+  require_extent(name, "partials", partials, 0,
+                 rms_norm_backward_chunks(static_cast<index_t>(x.extent(0))));
+  require_extent(name, "partials", partials, 1, cols);
+}
+}  // namespace Details
+
+/// Gradient of rms_norm_forward with respect to x and weight:
+///   d_x += rstd * (w * d_out - xhat * mean(w * d_out * xhat)),  xhat = x * rstd
+///   d_weight += sum over rows of d_out * xhat
+///
+/// d_out, x, d_x (N,D), rstd (N), weight, d_weight (D): both gradients are accumulated. `partials`
+/// (rms_norm_backward_chunks(N), D) in accum_t is a workspace, overwritten. d_x may alias neither x
+/// nor d_out. d_weight is summed over 32 rows at a time in row order, then over the chunks in
+/// order. Throws ShapeError when the extents do not fit.
+template <ExecutionSpace Exec, RowMajor<2> DOut, RowMajor<2> X, RowMajor<1> Rstd, RowMajor<1> W,
+          RowMajor<2> Partials, RowMajor<2> DX, RowMajor<1> DW>
+void rms_norm_backward(Exec const& exec, DOut const& d_out, X const& x, Rstd const& rstd,
+                       W const& weight, Partials const& partials, DX const& d_x,
+                       DW const& d_weight) {
+  constexpr char const* k_name = "sdp::kernels::rms_norm_backward";
+  Details::check_rms_norm_backward(k_name, d_out, x, rstd);
+  Details::check_rms_norm_partials(k_name, x, partials, d_weight);
+  require_extent(k_name, "weight", weight, 0, static_cast<index_t>(x.extent(1)));
+  require_same_shape(k_name, "x", x, "d_x", d_x);
+  if (x.extent(0) == 0 || x.extent(1) == 0) return;
+  Details::rms_norm_backward_rows<true, true>(k_name, exec, d_out, x, rstd, weight, partials, d_x);
+  Details::rms_norm_backward_reduce(exec, partials, d_weight,
+                                    rms_norm_backward_chunks(static_cast<index_t>(x.extent(0))));
+}
+
+/// The d_x part of rms_norm_backward alone, with the same bits.
+template <ExecutionSpace Exec, RowMajor<2> DOut, RowMajor<2> X, RowMajor<1> Rstd, RowMajor<1> W,
+          RowMajor<2> DX>
+void rms_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, Rstd const& rstd,
+                             W const& weight, DX const& d_x) {
+  constexpr char const* k_name = "sdp::kernels::rms_norm_backward_input";
+  Details::check_rms_norm_backward(k_name, d_out, x, rstd);
+  require_extent(k_name, "weight", weight, 0, static_cast<index_t>(x.extent(1)));
+  require_same_shape(k_name, "x", x, "d_x", d_x);
+  if (x.extent(0) == 0 || x.extent(1) == 0) return;
+  Details::rms_norm_backward_rows<true, false>(k_name, exec, d_out, x, rstd, weight, d_x, d_x);
+}
+
+/// The d_weight part of rms_norm_backward alone, with the same bits.
+template <ExecutionSpace Exec, RowMajor<2> DOut, RowMajor<2> X, RowMajor<1> Rstd,
+          RowMajor<2> Partials, RowMajor<1> DW>
+void rms_norm_backward_weight(Exec const& exec, DOut const& d_out, X const& x, Rstd const& rstd,
+                              Partials const& partials, DW const& d_weight) {
+  constexpr char const* k_name = "sdp::kernels::rms_norm_backward_weight";
+  Details::check_rms_norm_backward(k_name, d_out, x, rstd);
+  Details::check_rms_norm_partials(k_name, x, partials, d_weight);
+  if (x.extent(0) == 0 || x.extent(1) == 0) return;
+  Details::rms_norm_backward_rows<false, true>(k_name, exec, d_out, x, rstd, d_weight, partials,
+                                               partials);
+  Details::rms_norm_backward_reduce(exec, partials, d_weight,
+                                    rms_norm_backward_chunks(static_cast<index_t>(x.extent(0))));
+}
+
+}  // namespace sdp::kernels
