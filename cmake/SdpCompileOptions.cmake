@@ -33,6 +33,7 @@ endif()
 # unit spends three quarters of its time in these headers otherwise.
 function(sdp_use_pch target)
   if(TARGET sdp_pch AND NOT SDP_SANITIZE)
+    target_link_libraries(${target} PRIVATE fmt::fmt)  # its definitions are part of the header
     target_precompile_headers(${target} REUSE_FROM sdp_pch)
   endif()
 endfunction()
