@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <mpi.h>
+
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/error.hpp"
+
+namespace sdp {
+
+struct MinMeanMax {
+  double min = 0.0;
+  double mean = 0.0;
+  double max = 0.0;
+};
+
+/// The processes of a run: a duplicated communicator, this process's place in it, and the small
+/// collectives that control flow needs.
+///
+/// Ranks are transport, workers are arithmetic: holder sets and averages count workers, messages go
+/// to ranks. Every worker is one rank. Every function marked "collective" must be called by all
+/// ranks in the same order. A failed MPI call throws CommunicationError.
+class World {
+ public:
+  /// Duplicates `parent`; collective. Ranks per node come from the shared-memory split of MPI
+  /// unless declared (> 0), in which case rank r is number r mod declared of its node. Throws
+  /// ConfigError on every rank when the rank count is not a multiple of the declared number.
+  static World from(MPI_Comm parent, int declared_ranks_per_node = 0);
+
+  World(World&& other) noexcept { swap(other); }
+  World& operator=(World&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  World(World const&) = delete;
+  World& operator=(World const&) = delete;
+  ~World();
+
+  int rank() const { return m_rank; }
+  int size() const { return m_size; }
+  int worker() const { return m_rank; }
+  int workers() const { return m_size; }
+  /// Place of this rank among the ranks of its node, from 0.
+  int node_rank() const { return m_node_rank; }
+  /// Ranks on a node; where nodes differ, the largest number.
+  int ranks_per_node() const { return m_ranks_per_node; }
+  bool is_root() const { return m_rank == 0; }
+  MPI_Comm comm() const { return m_comm; }
+
+  // ---- collective ----
+  void barrier() const;
+  double sum(double value) const;
+  double min(double value) const;
+  double max(double value) const;
+  std::int64_t sum(std::int64_t value) const;
+  std::int64_t min(std::int64_t value) const;
+  std::int64_t max(std::int64_t value) const;
+  MinMeanMax min_mean_max(double value) const;
+  bool any(bool value) const { return max(static_cast<std::int64_t>(value)) != 0; }
+  bool all(bool value) const { return min(static_cast<std::int64_t>(value)) != 0; }
+
+  /// values[i] = sum over ranks, in place; every rank gives the same length. Exact, and equal on
+  /// all ranks, where each element is non-zero on at most one rank; otherwise the order of the
+  /// additions belongs to MPI.
+  void sum_in_place(double* values, std::int64_t count) const;
+  void sum_in_place(std::vector<double>& values) const {
+    sum_in_place(values.data(), static_cast<std::int64_t>(values.size()));
+  }
+
+  /// Bytes of `root` to all ranks.
+  void broadcast_bytes(void* bytes, std::int64_t count, int root = 0) const;
+  /// Length and contents of `root` to all ranks.
+  void broadcast(std::string& text, int root = 0) const;
+  template <class T>
+  void broadcast(std::vector<T>& values, int root = 0) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::int64_t count = static_cast<std::int64_t>(values.size());
+    broadcast_bytes(&count, sizeof(count), root);
+    values.resize(static_cast<std::size_t>(count));
+    broadcast_bytes(values.data(), count * static_cast<std::int64_t>(sizeof(T)), root);
+  }
+
+  /// The texts of all ranks in rank order on `root`; an empty list elsewhere.
+  std::vector<std::string> gather(std::string const& text, int root = 0) const;
+  /// The values of all ranks in rank order, on every rank.
+  std::vector<double> all_gather(double value) const;
+
+  /// Runs f on every rank and returns its result, or throws the same Error on every rank when f
+  /// threw on any of them: code and text of the lowest failing rank. A std::exception that is no
+  /// Error counts as ExitCode::data. f must not communicate: ranks where it throws early would
+  /// leave the others waiting.
+  template <class F>
+  auto collectively(F&& f) const -> std::invoke_result_t<F&&> {
+    using Result = std::invoke_result_t<F&&>;
+    std::optional<Failure> failure;
+    if constexpr (std::is_void_v<Result>) {
+      try {
+        std::forward<F>(f)();
+      } catch (std::exception const& error) {
+        failure = describe(error);
+      }
+      agree(failure);
+    } else {
+      std::optional<Result> result;
+      try {
+        result.emplace(std::forward<F>(f)());
+      } catch (std::exception const& error) {
+        failure = describe(error);
+      }
+      agree(failure);
+      return std::move(*result);
+    }
+  }
+
+ private:
+  struct Failure {
+    ExitCode code;
+    std::string text;
+  };
+
+  World() = default;
+  void swap(World& other) noexcept;
+  static Failure describe(std::exception const& error);
+  void agree(std::optional<Failure> const& failure) const;
+
+  MPI_Comm m_comm = MPI_COMM_NULL;
+  int m_rank = 0;
+  int m_size = 1;
+  int m_node_rank = 0;
+  int m_ranks_per_node = 1;
+};
+
+}  // namespace sdp
