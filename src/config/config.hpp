@@ -38,6 +38,8 @@ struct RunConfig {
   std::string out_dir;
   Precision precision = Precision::fp32;
   bool deterministic = true;
+
+  bool operator==(RunConfig const&) const = default;
 };
 
 /// Shape of a LLaMA; all sizes in elements.
@@ -54,12 +56,16 @@ struct LlamaConfig {
   double rms_norm_eps = 1e-5;
   bool tie_embeddings = false;
   double init_std = 0.02;
+
+  bool operator==(LlamaConfig const&) const = default;
 };
 
 struct ResnetConfig {
   index_t num_classes = 10;
   index_t in_channels = 3;
   index_t width = 64;
+
+  bool operator==(ResnetConfig const&) const = default;
 };
 
 struct ModelConfig {
@@ -68,6 +74,8 @@ struct ModelConfig {
   ResnetConfig resnet;
   Recompute recompute = Recompute::none;
   std::string init_from;
+
+  bool operator==(ModelConfig const&) const = default;
 };
 
 struct DataConfig {
@@ -77,6 +85,8 @@ struct DataConfig {
   TokenFormat format = TokenFormat::automatic;
   bool augment = true;
   std::string tokenizer;
+
+  bool operator==(DataConfig const&) const = default;
 };
 
 struct TrainConfig {
@@ -84,13 +94,15 @@ struct TrainConfig {
   std::int64_t global_batch = 0;
   std::int64_t micro_batch = 0;
   std::int64_t seq_len = 0;
-  std::int64_t eval_every = 0;     ///< 0: only at the end
-  std::int64_t eval_batches = 0;   ///< 0: the whole validation set
+  std::int64_t eval_every = 0;    ///< 0: only at the end
+  std::int64_t eval_batches = 0;  ///< 0: the whole validation set
   std::int64_t bn_batches = 64;
   std::int64_t log_every = 10;
   Match match = Match::steps;
   double label_smoothing = 0.0;
   std::int64_t max_nonfinite = 10;
+
+  bool operator==(TrainConfig const&) const = default;
 };
 
 struct OptimizerConfig {
@@ -105,6 +117,8 @@ struct OptimizerConfig {
   bool nesterov = false;
   double grad_clip = 1.0;  ///< 0: off
   Sharding sharding = Sharding::none;
+
+  bool operator==(OptimizerConfig const&) const = default;
 };
 
 struct ScheduleConfig {
@@ -112,6 +126,8 @@ struct ScheduleConfig {
   std::int64_t warmup_steps = 0;
   double final_ratio = 0.1;
   double decay_fraction = 0.2;
+
+  bool operator==(ScheduleConfig const&) const = default;
 };
 
 struct SdpConfig {
@@ -130,6 +146,8 @@ struct SdpConfig {
   std::int64_t protect_last = 0;
   std::int64_t remask_every = 0;  ///< 0: never
   std::int64_t hash_every = 100;
+
+  bool operator==(SdpConfig const&) const = default;
 };
 
 struct CheckpointConfig {
@@ -140,6 +158,8 @@ struct CheckpointConfig {
   std::int64_t files = 1;
   bool async = false;
   std::string resume = "auto";  ///< "auto", "never" or a path
+
+  bool operator==(CheckpointConfig const&) const = default;
 };
 
 struct SystemConfig {
@@ -151,6 +171,8 @@ struct SystemConfig {
   std::int64_t bucket_mb = 64;
   std::int64_t watchdog_seconds = 600;
   std::int64_t max_walltime = 0;  ///< seconds; 0: none
+
+  bool operator==(SystemConfig const&) const = default;
 };
 
 struct Config {
@@ -163,6 +185,8 @@ struct Config {
   SdpConfig sdp;
   CheckpointConfig checkpoint;
   SystemConfig system;
+
+  bool operator==(Config const&) const = default;
 };
 
 }  // namespace sdp
