@@ -13,9 +13,9 @@ enum class Transpose : char { no = 'N', yes = 'T' };
 
 /// C = alpha * op(A) * op(B) + beta * C, op(A) (M,K), op(B) (K,N), C (M,N), all LayoutRight.
 ///
-/// The one seam to a BLAS: KokkosBlas reaches the CPU BLAS, cuBLAS or rocBLAS that Kokkos Kernels was
-/// built with. With beta = 0 C is overwritten whatever it held (NaN included). C may not alias A or
-/// B. An empty product (K = 0) scales C. Throws ShapeError when the extents do not fit.
+/// The one seam to a BLAS: KokkosBlas reaches the CPU BLAS, cuBLAS or rocBLAS that Kokkos Kernels
+/// was built with. With beta = 0 C is overwritten whatever it held (NaN included). C may not alias
+/// A or B. An empty product (K = 0) scales C. Throws ShapeError when the extents do not fit.
 template <ExecutionSpace Exec, ViewOfRank<2> A, ViewOfRank<2> B, ViewOfRank<2> C>
 void gemm([[maybe_unused]] Exec const& exec, Transpose transpose_a, Transpose transpose_b,
           double alpha, A const& a, B const& b, double beta, C const& c) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Kokkos_Core.hpp>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -16,8 +17,7 @@ struct bf16 {
   bf16() = default;
 
   KOKKOS_INLINE_FUNCTION explicit bf16(float value) : bits(from_float(value)) {}
-  KOKKOS_INLINE_FUNCTION explicit bf16(double value)
-      : bits(from_float(static_cast<float>(value))) {}
+  KOKKOS_INLINE_FUNCTION explicit bf16(double value) : bits(from_float(odd_float(value))) {}
 
   KOKKOS_INLINE_FUNCTION operator float() const {
     const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
@@ -33,6 +33,23 @@ struct bf16 {
     const std::uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
     const std::uint32_t quiet = (wide >> 16) | 0x40u;
     return static_cast<std::uint16_t>(is_nan ? quiet : rounded);
+  }
+
+  /// The float next to a double, inexact ones with an odd last bit: rounding that once more to bf16
+  /// is the same as rounding the double (Boldo and Melquiond 2008), which two roundings to nearest
+  /// are not.
+  KOKKOS_INLINE_FUNCTION static float odd_float(double value) {
+    const float nearest = static_cast<float>(value);
+    const double back = static_cast<double>(nearest);
+    std::uint32_t wide;
+    memcpy(&wide, &nearest, sizeof(wide));
+    const bool away = std::fabs(back) > std::fabs(value);
+    const std::uint32_t odd = (wide - (away ? 1u : 0u)) | 1u;
+    const bool exact = back == value || value != value;
+    const std::uint32_t chosen = exact ? wide : odd;
+    float result;
+    memcpy(&result, &chosen, sizeof(result));
+    return result;
   }
 };
 static_assert(sizeof(bf16) == 2);

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+
+#include "kernels/core/team.hpp"
+#include "kernels/update/blocks.hpp"
+
+namespace sdp::kernels {
+
+/// Scalars of one AdamW step t = 1, 2, ...; bias_correction_i = 1 - beta_i^t.
+struct AdamWStep {
+  double lr;
+  double beta1;
+  double beta2;
+  double eps;
+  double bias_correction1;
+  double bias_correction2;
+};
+
+/// One AdamW step (Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW) on flat buffers,
+/// with a = lr * lr_factor and d = weight_decay of each element's block:
+///   g = grad * grad_scale
+///   weight *= 1 - a * d
+///   exp_avg += (1 - beta1) * (g - exp_avg)
+///   exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g^2
+///   weight -= a / bias_correction1 * exp_avg / (sqrt(exp_avg_sq) / sqrt(bias_correction2) + eps)
+///
+/// grad, exp_avg, exp_avg_sq, weight (n); the last three are updated in place where a block covers
+/// them. blocks: View of UpdateBlock, disjoint, inside [0, n). grad_scale (the clipping factor) and
+/// skip (int; not 0: a non-finite step, nothing is done) are rank-0 Views, read on the device.
+/// Arithmetic in accum_t of the weights; one pass over memory. Throws ShapeError when the extents
+/// do not fit.
+template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
+          RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Weight>
+void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
+                  Scale const& grad_scale, Skip const& skip, Grad const& grad,
+                  Moment const& exp_avg, Moment const& exp_avg_sq, Weight const& weight) {
+  constexpr char const* k_name = "sdp::kernels::adamw_update";
+  using W = value_t<Weight>;
+  using M = value_t<Moment>;
+  using A = accum_t<W>;
+  Details::check_update(k_name, blocks, grad, weight);
+  require_same_shape(k_name, "exp_avg", exp_avg, "weight", weight);
+  require_same_shape(k_name, "exp_avg_sq", exp_avg_sq, "weight", weight);
+  if (blocks.extent(0) == 0) return;
+  const AdamWStep s = step;
+  Kokkos::parallel_for(
+      k_name, row_policy(exec, static_cast<index_t>(blocks.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        if (skip() != 0) return;
+        const UpdateBlock block = blocks(team.league_rank());
+        const double block_lr = s.lr * block.lr_factor;
+        const A scale = static_cast<A>(grad_scale());
+        const A keep = static_cast<A>(1.0 - block_lr * block.weight_decay);
+        const A step_size = static_cast<A>(block_lr / s.bias_correction1);
+        const A root = static_cast<A>(std::sqrt(s.bias_correction2));
+        const A eps = static_cast<A>(s.eps);
+        const A one_minus_beta1 = static_cast<A>(1.0 - s.beta1);
+        const A beta2 = static_cast<A>(s.beta2);
+        const A one_minus_beta2 = static_cast<A>(1.0 - s.beta2);
+        auto const* g_in = grad.data() + block.offset;
+        auto* m = exp_avg.data() + block.offset;
+        auto* v = exp_avg_sq.data() + block.offset;
+        auto* p = weight.data() + block.offset;
+        row_for(team, block.count, [=](index_t i) {
+          const A g = static_cast<A>(g_in[i]) * scale;
+          const A m_old = static_cast<A>(m[i]);
+          const A m_new = m_old + one_minus_beta1 * (g - m_old);
+          const A v_new = beta2 * static_cast<A>(v[i]) + one_minus_beta2 * (g * g);
+          const A denominator = std::sqrt(v_new) / root + eps;
+          m[i] = static_cast<M>(m_new);
+          v[i] = static_cast<M>(v_new);
+          p[i] = static_cast<W>(static_cast<A>(p[i]) * keep - step_size * (m_new / denominator));
+        });
+      });
+}
+
+}  // namespace sdp::kernels

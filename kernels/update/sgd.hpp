@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kernels/core/team.hpp"
+#include "kernels/update/blocks.hpp"
+
+namespace sdp::kernels {
+
+/// Scalars of one SGD step. first_step: the momentum buffer holds nothing yet and starts at the
+/// gradient.
+struct SgdStep {
+  double lr;
+  double momentum;
+  bool nesterov;
+  bool first_step;
+};
+
+namespace Details {
+template <bool First, bool Nesterov, class Exec, class Blocks, class Scale, class Skip, class Grad,
+          class Moment, class Weight>
+void sgd_momentum(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale const& grad_scale,
+                  Skip const& skip, Grad const& grad, Moment const& momentum,
+                  Weight const& weight) {
+  using W = value_t<Weight>;
+  using M = value_t<Moment>;
+  using A = accum_t<W>;
+  const double lr = s.lr;
+  const A mu = static_cast<A>(s.momentum);
+  Kokkos::parallel_for(
+      "sdp::kernels::sgd_update", row_policy(exec, static_cast<index_t>(blocks.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        if (skip() != 0) return;
+        const UpdateBlock block = blocks(team.league_rank());
+        const A rate = static_cast<A>(lr * block.lr_factor);
+        const A decay = static_cast<A>(block.weight_decay);
+        const A scale = static_cast<A>(grad_scale());
+        const A coefficient = mu;
+        auto const* g_in = grad.data() + block.offset;
+        auto* buffer = momentum.data() + block.offset;
+        auto* p = weight.data() + block.offset;
+        row_for(team, block.count, [=](index_t i) {
+          const A old = static_cast<A>(p[i]);
+          const A g = static_cast<A>(g_in[i]) * scale + decay * old;
+          A b = g;
+          if constexpr (!First) b += coefficient * static_cast<A>(buffer[i]);
+          buffer[i] = static_cast<M>(b);
+          p[i] = static_cast<W>(old - rate * (Nesterov ? g + coefficient * b : b));
+        });
+      });
+}
+
+template <class Exec, class Blocks, class Scale, class Skip, class Grad, class Weight>
+void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale const& grad_scale,
+               Skip const& skip, Grad const& grad, Weight const& weight) {
+  using W = value_t<Weight>;
+  using A = accum_t<W>;
+  const double lr = s.lr;
+  Kokkos::parallel_for(
+      "sdp::kernels::sgd_update", row_policy(exec, static_cast<index_t>(blocks.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        if (skip() != 0) return;
+        const UpdateBlock block = blocks(team.league_rank());
+        const A rate = static_cast<A>(lr * block.lr_factor);
+        const A decay = static_cast<A>(block.weight_decay);
+        const A scale = static_cast<A>(grad_scale());
+        auto const* g_in = grad.data() + block.offset;
+        auto* p = weight.data() + block.offset;
+        row_for(team, block.count, [=](index_t i) {
+          const A old = static_cast<A>(p[i]);
+          p[i] = static_cast<W>(old - rate * (static_cast<A>(g_in[i]) * scale + decay * old));
+        });
+      });
+}
+}  // namespace Details
+
+/// One SGD step (torch.optim.SGD, dampening 0) on flat buffers, with a = lr * lr_factor and
+/// d = weight_decay of each element's block:
+///   g = grad * grad_scale + d * weight
+///   momentum_buffer = g on the first step, momentum * momentum_buffer + g after it
+///   weight -= a * (nesterov ? g + momentum * momentum_buffer : momentum_buffer)
+/// With momentum = 0 the step is weight -= a * g and momentum_buffer, which may be empty, is not
+/// used.
+///
+/// grad, momentum_buffer, weight (n); the last two are updated in place where a block covers them.
+/// blocks, grad_scale and skip as in adamw_update. Arithmetic in accum_t of the weights; one pass
+/// over memory. Throws ShapeError when the extents do not fit.
+template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
+          RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Weight>
+void sgd_update(Exec const& exec, Blocks const& blocks, SgdStep const& step,
+                Scale const& grad_scale, Skip const& skip, Grad const& grad,
+                Moment const& momentum_buffer, Weight const& weight) {
+  constexpr char const* k_name = "sdp::kernels::sgd_update";
+  Details::check_update(k_name, blocks, grad, weight);
+  if (step.momentum != 0.0)
+    require_same_shape(k_name, "momentum_buffer", momentum_buffer, "weight", weight);
+  if (blocks.extent(0) == 0) return;
+  const auto run = [&]<bool First, bool Nesterov>(std::bool_constant<First>,
+                                                  std::bool_constant<Nesterov>) {
+    Details::sgd_momentum<First, Nesterov>(exec, blocks, step, grad_scale, skip, grad,
+                                           momentum_buffer, weight);
+  };
+  if (step.momentum == 0.0)
+    Details::sgd_plain(exec, blocks, step, grad_scale, skip, grad, weight);
+  else if (step.first_step && step.nesterov)
+    run(std::true_type(), std::true_type());
+  else if (step.first_step)
+    run(std::true_type(), std::false_type());
+  else if (step.nesterov)
+    run(std::false_type(), std::true_type());
+  else
+    run(std::false_type(), std::false_type());
+}
+
+}  // namespace sdp::kernels
