@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kernels/core/checks.hpp"
+#include "kernels/core/concepts.hpp"
+
+namespace sdp::kernels {
+
+/// The contributions to one sum: pointers to the same number of elements, each with the id of the
+/// worker that it comes from, ascending. At most k_capacity; a larger sum is made of several, one
+/// for each aligned group of k_capacity ids and one over the groups.
+template <class T>
+struct SumTerms {
+  static constexpr int k_capacity = 64;
+  T const* data[k_capacity];
+  int worker[k_capacity];
+  int count = 0;
+
+  void add(int id, T const* elements) {
+    require(count < k_capacity, "sdp::kernels::ordered_sum", "more than 64 terms");
+    require(id >= 0 && (count == 0 || worker[count - 1] < id), "sdp::kernels::ordered_sum",
+            "worker ids are not ascending");
+    worker[count] = id;
+    data[count++] = elements;
+  }
+};
+
+namespace Details {
+
+/// Ids have 31 bits, so at most 31 unfinished subtrees wait beside the newest leaf.
+inline constexpr int k_sum_stack = 32;
+
+/// The tree as a program for a stack: after term i is pushed, the two topmost entries are added
+/// merges[i] times. Neighbouring leaves a < b meet at height bit_width(a xor b) of the full binary
+/// tree over ids, so an entry is complete when the next leaf joins it higher up.
+template <class T>
+struct SumProgram {
+  T const* data[SumTerms<T>::k_capacity];
+  unsigned char merges[SumTerms<T>::k_capacity];
+  int count;
+
+  explicit SumProgram(SumTerms<T> const& terms) : count(terms.count) {
+    int heights[SumTerms<T>::k_capacity];  // where entry s of the stack meets entry s + 1
+    int depth = 0;
+    for (int i = 0; i < count; ++i) {
+      data[i] = terms.data[i];
+      merges[i] = 0;
+      int height = k_sum_stack + 1;  // after the last term everything meets
+      if (i + 1 < count) {
+        height = 0;
+        for (int bits = terms.worker[i] ^ terms.worker[i + 1]; bits != 0; bits >>= 1) ++height;
+      }
+      while (depth > 0 && heights[depth - 1] < height) {
+        ++merges[i];
+        --depth;
+      }
+      heights[depth++] = height;
+    }
+  }
+};
+
+/// Elements [begin, begin + size) of the program, size at most N, on a stack of blocks.
+template <int N, class In, class Out, class Acc>
+KOKKOS_INLINE_FUNCTION void run_sum_program(SumProgram<In> const& program, index_t begin, int size,
+                                            Acc scale, Out* out) {
+  Acc stack[k_sum_stack][N];
+  int top = 0;
+  for (int term = 0; term < program.count; ++term) {
+    In const* const x = program.data[term] + begin;
+    int merges = program.merges[term];
+    if (merges > 0) {
+      --merges;
+      Acc* const left = stack[top - 1];
+      for (int i = 0; i < size; ++i) left[i] += static_cast<Acc>(x[i]);
+    } else {
+      Acc* const entry = stack[top++];
+      for (int i = 0; i < size; ++i) entry[i] = static_cast<Acc>(x[i]);
+    }
+    for (; merges > 0; --merges) {
+      --top;
+      Acc* const left = stack[top - 1];
+      Acc const* const right = stack[top];
+      for (int i = 0; i < size; ++i) left[i] += right[i];
+    }
+  }
+  Out* const y = out + begin;
+  for (int i = 0; i < size; ++i) y[i] = static_cast<Out>(stack[0][i] * scale);
+}
+
+template <int N, class Exec, class In, class Out, class Acc>
+void launch_ordered_sum(Exec const& exec, SumProgram<In> const& program, Acc scale, Out* out,
+                        index_t size) {
+  Kokkos::parallel_for(
+      "sdp::kernels::ordered_sum",
+      Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0, (size + N - 1) / N),
+      KOKKOS_LAMBDA(index_t block) {
+        const index_t begin = block * N;
+        if (begin + N <= size)
+          run_sum_program<N>(program, begin, N, scale, out);
+        else
+          run_sum_program<N>(program, begin, static_cast<int>(size - begin), scale, out);
+      });
+}
+
+}  // namespace Details
+
+/// out(i) = scale * sum over terms of term(i), out (n), overwritten.
+///
+/// Reduction order: a binary tree whose leaves are the worker ids 0, 1, 2, ...; the node over
+/// leaves [k 2^l, (k+1) 2^l) is the sum of its two halves, absent leaves are skipped, and the scale
+/// is applied once, at the root. The bits of the result depend on the set of worker ids and nothing
+/// else. One pass over memory. Accumulates in accum_t of the terms.
+///
+/// Each term has n elements; out may be one of the terms and may overlap no other. Throws
+/// ShapeError when there is no term.
+template <ExecutionSpace Exec, class In, ViewOfRank<1> Out>
+void ordered_sum(Exec const& exec, SumTerms<In> const& terms, double scale, Out const& out) {
+  require(terms.count > 0, "sdp::kernels::ordered_sum", "no terms");
+  const auto size = static_cast<index_t>(out.extent(0));
+  if (size == 0) return;
+  using Acc = accum_t<In>;
+  const Details::SumProgram<In> program(terms);
+  constexpr bool k_host =
+      Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible;
+  Details::launch_ordered_sum<k_host ? 256 : 1>(exec, program, static_cast<Acc>(scale), out.data(),
+                                                size);
+}
+
+}  // namespace sdp::kernels
