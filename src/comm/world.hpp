@@ -47,6 +47,8 @@ class World {
   int size() const { return m_size; }
   int worker() const { return m_rank; }
   int workers() const { return m_size; }
+  /// The rank that messages to a worker go to.
+  int rank_of(int worker) const { return worker; }
   /// Place of this rank among the ranks of its node, from 0.
   int node_rank() const { return m_node_rank; }
   /// Ranks on a node; where nodes differ, the largest number.

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "base/parameter_table.hpp"
+#include "base/types.hpp"
+
+namespace sdp {
+
+// Logical index: position of an element in all logical tensors laid end to end in table order, the
+// same on every worker. Flat index: position in one worker's gradient (or weight) buffer.
+
+/// Half-open range [begin, end) of logical or flat indices.
+struct IndexRange {
+  index_t begin = 0;
+  index_t end = 0;
+  index_t size() const { return end - begin; }
+  friend bool operator==(IndexRange const&, IndexRange const&) = default;
+};
+
+/// Consecutive ranges of logical indices that cover the model. A bucket is closed before the tensor
+/// that would make it larger than `bucket_bytes`; a tensor larger than that is divided into equal
+/// parts at row boundaries. Only a row that is larger by itself makes a larger bucket.
+std::vector<IndexRange> make_buckets(ParameterTable const& table, index_t bucket_bytes,
+                                     index_t bytes_per_element);
+
+}  // namespace sdp

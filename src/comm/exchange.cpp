@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/exchange.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "base/error.hpp"
+#include "base/memory_ledger.hpp"
+#include "base/region.hpp"
+#include "base/timer.hpp"
+#include "kernels/core/compat.hpp"
+
+namespace sdp {
+
+namespace {
+
+constexpr index_t k_alignment = 64;        // bytes, of messages in a slot
+constexpr index_t k_span_elements = 8192;  // copied by one team
+
+index_t aligned(index_t bytes) {
+  return (bytes + k_alignment - 1) / k_alignment * k_alignment;
+}
+
+}  // namespace
+
+template <class G, class W>
+Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, ExchangeOptions options,
+                         ExecSpace exec)
+    : m_world(world), m_schedule(std::move(schedule)), m_options(options), m_exec(exec) {
+  if (m_schedule.workers != world.workers() || m_schedule.worker != world.worker())
+    throw std::invalid_argument("Exchange: the schedule is for worker " +
+                                std::to_string(m_schedule.worker) + " of " +
+                                std::to_string(m_schedule.workers));
+  if (m_options.max_message_bytes < 1)
+    throw std::invalid_argument("Exchange: max_message_bytes must be at least 1");
+  if (m_options.method == ReductionMethod::allreduce && !m_schedule.dense)
+    throw ConfigError(
+        "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
+        "need \"exchange\"");
+  build();
+}
+
+template <class G, class W>
+Exchange<G, W>::~Exchange() = default;
+
+/// Lays out slots, ids and copy lists, and allocates everything a step needs.
+template <class G, class W>
+void Exchange<G, W>::build() {
+  std::vector<kernels::CopySpan> spans;
+  m_buckets.resize(m_schedule.buckets.size());
+  for (std::size_t b = 0; b < m_buckets.size(); ++b) {
+    BucketSchedule const& plan = m_schedule.buckets[b];
+    Bucket& bucket = m_buckets[b];
+    auto gradient_leg = [&](Kind kind, std::vector<ExchangeMessage> const& messages) {
+      build_leg(bucket, kind, messages, sizeof(G), bucket.gradient_bytes, spans);
+    };
+    auto weight_leg = [&](Kind kind, std::vector<ExchangeMessage> const& messages) {
+      build_leg(bucket, kind, messages, sizeof(W), bucket.weight_bytes, spans);
+    };
+    static std::vector<ExchangeMessage> const none;
+    const bool direct = m_options.method == ReductionMethod::allreduce;
+    gradient_leg(reduce_send, direct ? none : plan.reduce_sends);
+    gradient_leg(reduce_receive, direct ? none : plan.reduce_receives);
+    gradient_leg(return_send, direct ? none : plan.return_sends);
+    gradient_leg(return_receive, direct ? none : plan.return_receives);
+    weight_leg(weight_send, plan.weight_sends);
+    weight_leg(weight_receive, plan.weight_receives);
+    if (direct) {  // one id for the whole bucket
+      bucket.legs[reduce_send].first_id = static_cast<int>(m_addresses.size());
+      m_addresses.push_back({static_cast<int>(b), reduce_send, 0});
+    }
+    m_slot_bytes = std::max({m_slot_bytes, bucket.gradient_bytes, bucket.weight_bytes});
+  }
+
+  // Pieces of messages that can be under way at the same time, at most.
+  std::size_t pieces = 0;
+  auto add_pieces = [&](index_t elements) {
+    pieces += static_cast<std::size_t>(
+        elements * static_cast<index_t>(sizeof(double)) / m_options.max_message_bytes + 1);
+  };
+  for (std::size_t b = 0; b < m_buckets.size(); ++b) {
+    add_pieces(m_schedule.buckets[b].gradients.size());
+    for (Leg const& leg : m_buckets[b].legs)
+      for (ExchangeMessage const& message : *leg.messages) add_pieces(message.elements);
+  }
+  m_queue = std::make_unique<MessageQueue>(
+      m_world, static_cast<int>(m_addresses.size()), pieces + m_buckets.size(),
+      static_cast<int>(m_buckets.size()) * 3, m_options.max_message_bytes);
+  m_message_done.assign(m_addresses.size(), 0);
+  m_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
+
+  index_t users = 0;
+  for (Bucket const& bucket : m_buckets)
+    users += bucket.gradient_bytes > 0 || bucket.weight_bytes > 0 ? 1 : 0;
+  const index_t slots = std::min<index_t>(users, std::max(1, m_options.staging_slots));
+  const MemoryScope scope(MemoryCategory::communication);
+  m_staging = View1<char>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::staging"),
+                          static_cast<std::size_t>(slots * m_slot_bytes));
+  for (index_t slot = slots; slot-- > 0;) m_free_slots.push_back(static_cast<int>(slot));
+  m_spans = View1<kernels::CopySpan>("sdp::comm::copy_spans", spans.size());
+  Kokkos::deep_copy(m_spans, HostView1<kernels::CopySpan const>(spans.data(), spans.size()));
+}
+
+template <class G, class W>
+void Exchange<G, W>::build_leg(Bucket& bucket, Kind kind,
+                               std::vector<ExchangeMessage> const& messages, index_t element_bytes,
+                               index_t& bytes, std::vector<kernels::CopySpan>& spans) {
+  Leg& leg = bucket.legs[kind];
+  leg.messages = &messages;
+  leg.first_id = static_cast<int>(m_addresses.size());
+  leg.first_span = static_cast<index_t>(spans.size());
+  for (std::size_t m = 0; m < messages.size(); ++m) {
+    ExchangeMessage const& message = messages[m];
+    m_addresses.push_back(
+        {static_cast<int>(&bucket - m_buckets.data()), kind, static_cast<int>(m)});
+    if (message.runs.size() == 1) {
+      leg.staging.push_back(-1);
+      continue;
+    }
+    bytes = aligned(bytes);
+    leg.staging.push_back(bytes);
+    index_t packed = bytes / element_bytes;
+    for (IndexRange const& run : message.runs)
+      for (index_t begin = run.begin; begin < run.end; begin += k_span_elements) {
+        const index_t count = std::min(k_span_elements, run.end - begin);
+        spans.push_back({begin, packed, count});
+        packed += count;
+      }
+    bytes = aligned(bytes + message.elements * element_bytes);
+  }
+  leg.spans = static_cast<index_t>(spans.size()) - leg.first_span;
+}
+
+template <class G, class W>
+void Exchange<G, W>::reset_bucket(Bucket& bucket) {
+  for (Leg& leg : bucket.legs) leg.left = static_cast<int>(leg.messages->size());
+  bucket.slot = -1;
+  bucket.admitted = bucket.ready = bucket.sent = bucket.summed = bucket.done = false;
+}
+
+template <class G, class W>
+void Exchange<G, W>::begin(View1<G> const& gradients) {
+  if (m_open) throw std::logic_error("Exchange::begin: the step before has not finished");
+  if (static_cast<index_t>(gradients.extent(0)) != m_schedule.gradient_size)
+    throw std::invalid_argument("Exchange::begin: " + std::to_string(gradients.extent(0)) +
+                                " gradients, but the schedule has " +
+                                std::to_string(m_schedule.gradient_size));
+  m_gradients = gradients;
+  m_open = true;
+  m_ready_end = 0;
+  m_next_ready = m_next_admitted = 0;
+  m_done = 0;
+  m_statistics = {};
+  std::fill(m_message_done.begin(), m_message_done.end(), 0);
+  for (Bucket& bucket : m_buckets) reset_bucket(bucket);
+  admit();
+}
+
+template <class G, class W>
+void Exchange<G, W>::ready(index_t flat_end) {
+  if (!m_open) throw std::logic_error("Exchange::ready: no step is open");
+  m_ready_end = std::max(m_ready_end, flat_end);
+  while (m_next_ready < m_buckets.size() &&
+         m_schedule.buckets[m_next_ready].gradients.end <= m_ready_end) {
+    Bucket& bucket = m_buckets[m_next_ready++];
+    bucket.ready = true;
+    try_send(bucket);
+    try_sum(bucket);
+  }
+  poll();
+}
+
+template <class G, class W>
+void Exchange<G, W>::poll() {
+  if (m_open) advance();
+}
+
+template <class G, class W>
+void Exchange<G, W>::finish() {
+  const Region region("sdp::comm::exchange/finish");
+  const Timer timer;
+  ready(m_schedule.gradient_size);
+  wait_for(static_cast<index_t>(m_buckets.size()));
+  fence();
+  m_open = false;
+  m_gradients = {};
+  m_statistics.blocked_ms += timer.milliseconds();
+}
+
+template <class G, class W>
+void Exchange<G, W>::return_weights(View1<W> const& weights) {
+  if (m_open) throw std::logic_error("Exchange::return_weights: the step has not finished");
+  if (static_cast<index_t>(weights.extent(0)) != m_schedule.weight_size)
+    throw std::invalid_argument("Exchange::return_weights: " + std::to_string(weights.extent(0)) +
+                                " weights, but the schedule has " +
+                                std::to_string(m_schedule.weight_size));
+  const Region region("sdp::comm::exchange/return_weights");
+  const Timer timer;
+  m_weights = weights;
+  m_weight_phase = true;
+  m_next_admitted = 0;
+  m_done = 0;
+  std::fill(m_message_done.begin(), m_message_done.end(), 0);
+  for (Bucket& bucket : m_buckets) reset_bucket(bucket);
+  admit();
+  wait_for(static_cast<index_t>(m_buckets.size()));
+  fence();
+  m_weight_phase = false;
+  m_weights = {};
+  m_statistics.blocked_ms += timer.milliseconds();
+}
+
+/// Gives slots to buckets in order; a bucket that needs none passes at once.
+template <class G, class W>
+void Exchange<G, W>::admit() {
+  while (m_next_admitted < m_buckets.size()) {
+    Bucket& bucket = m_buckets[m_next_admitted];
+    if ((m_weight_phase ? bucket.weight_bytes : bucket.gradient_bytes) > 0) {
+      if (m_free_slots.empty()) return;
+      bucket.slot = m_free_slots.back();
+      m_free_slots.pop_back();
+    }
+    ++m_next_admitted;
+    bucket.admitted = true;
+    if (m_weight_phase) {
+      post_all(bucket, weight_receive);
+      copy(bucket, weight_send);
+      post_all(bucket, weight_send);
+      completed_weights(bucket);
+    } else {
+      post_all(bucket, reduce_receive);
+      try_send(bucket);
+      try_sum(bucket);
+    }
+  }
+}
+
+template <class G, class W>
+void Exchange<G, W>::release(Bucket& bucket) {
+  if (bucket.slot < 0) return;
+  m_free_slots.push_back(bucket.slot);
+  bucket.slot = -1;
+}
+
+/// Sends this worker's gradients of a bucket once they are final, and packed where they must be.
+template <class G, class W>
+void Exchange<G, W>::try_send(Bucket& bucket) {
+  Leg const& leg = bucket.legs[reduce_send];
+  if (bucket.sent || !bucket.ready || (leg.spans > 0 && !bucket.admitted)) return;
+  bucket.sent = true;
+  if (m_options.method == ReductionMethod::allreduce) {
+    IndexRange const range =
+        m_schedule.buckets[static_cast<std::size_t>(&bucket - m_buckets.data())].gradients;
+    const auto bytes = static_cast<std::int64_t>(range.size() * sizeof(G));
+    const std::int64_t moved =
+        2 * bytes * (m_schedule.workers - 1) / m_schedule.workers;  // of an optimal algorithm
+    m_statistics.gradient_sent_bytes += moved;
+    m_statistics.gradient_received_bytes += moved;
+    if (range.size() == 0 || m_schedule.workers == 1) return;
+    bucket.legs[reduce_send].left = 1;
+    m_queue->all_reduce(leg.first_id, m_gradients.data() + range.begin, range.size());
+    return;
+  }
+  copy(bucket, reduce_send);
+  post_all(bucket, reduce_send);
+}
+
+/// Sums the contributions of a bucket once all are here, and returns the averages.
+template <class G, class W>
+void Exchange<G, W>::try_sum(Bucket& bucket) {
+  if (bucket.summed || !bucket.admitted || !bucket.sent || bucket.legs[reduce_receive].left > 0)
+    return;
+  const bool all_reduced = m_options.method == ReductionMethod::allreduce;
+  if (all_reduced && bucket.legs[reduce_send].left > 0) return;
+  bucket.summed = true;
+  BucketSchedule const& plan =
+      m_schedule.buckets[static_cast<std::size_t>(&bucket - m_buckets.data())];
+  if (all_reduced) {
+    kernels::SumTerms<G> terms;
+    terms.add(0, m_gradients.data() + plan.gradients.begin);
+    const Window1<G> out(m_gradients.data() + plan.gradients.begin,
+                         static_cast<std::size_t>(plan.gradients.size()));
+    kernels::ordered_sum(m_exec, terms, 1.0 / m_schedule.workers, out);
+  } else {
+    for (OwnedRun const& run : plan.owned) average(bucket, run);
+    if (!bucket.legs[return_send].messages->empty()) {
+      copy(bucket, return_send);
+      fence();
+      post_all(bucket, return_send);
+    }
+  }
+  try_end(bucket);
+}
+
+/// The sum over the holders of one run, divided by their number, into this worker's gradients.
+template <class G, class W>
+void Exchange<G, W>::average(Bucket& bucket, OwnedRun const& run) {
+  const std::size_t holders = run.contributions.size();
+  if (holders == 1) return;  // the average of one contribution is itself
+  G* const own = m_gradients.data() + run.gradients.begin;
+  char* const slot = m_staging.data() + bucket.slot * m_slot_bytes;
+  Leg const& leg = bucket.legs[reduce_receive];
+  m_terms.clear();
+  for (Contribution const& term : run.contributions)
+    m_terms.emplace_back(
+        term.worker,
+        term.message < 0
+            ? own
+            : reinterpret_cast<G*>(slot + leg.staging[static_cast<std::size_t>(term.message)]) +
+                  term.offset);
+  const auto size = static_cast<std::size_t>(run.gradients.size());
+  constexpr std::size_t k_capacity = kernels::SumTerms<G>::k_capacity;
+  // Aligned groups of k_capacity ids are whole subtrees: their sums, left in staging, are the
+  // leaves of the next round.
+  while (m_terms.size() > k_capacity) {
+    std::size_t kept = 0;
+    for (std::size_t first = 0, last = 0; first < m_terms.size(); first = last) {
+      const int group = m_terms[first].first / static_cast<int>(k_capacity);
+      kernels::SumTerms<G> terms;
+      G* target = m_terms[first].second;
+      for (; last < m_terms.size() && m_terms[last].first / static_cast<int>(k_capacity) == group;
+           ++last) {
+        terms.add(m_terms[last].first, m_terms[last].second);
+        if (target == own) target = m_terms[last].second;
+      }
+      if (terms.count > 1) kernels::ordered_sum(m_exec, terms, 1.0, Window1<G>(target, size));
+      m_terms[kept++] = {group, target};
+    }
+    m_terms.resize(kept);
+  }
+  kernels::SumTerms<G> terms;
+  for (auto const& [worker, data] : m_terms) terms.add(worker, data);
+  kernels::ordered_sum(m_exec, terms, 1.0 / static_cast<double>(holders), Window1<G>(own, size));
+}
+
+/// Notes the end of a bucket, and gives its slot back as soon as nothing in it is needed.
+template <class G, class W>
+void Exchange<G, W>::try_end(Bucket& bucket) {
+  auto const& legs = bucket.legs;
+  if (bucket.done || !bucket.summed) return;
+  const bool all =
+      legs[reduce_send].left == 0 && legs[return_send].left == 0 && legs[return_receive].left == 0;
+  const bool slot_free = (legs[reduce_send].spans == 0 || legs[reduce_send].left == 0) &&
+                         (legs[return_send].spans == 0 || legs[return_send].left == 0) &&
+                         (legs[return_receive].spans == 0 || legs[return_receive].left == 0);
+  if (all) {
+    copy(bucket, return_receive);
+    bucket.done = true;
+    ++m_done;
+  }
+  if (slot_free && bucket.slot >= 0) {
+    fence();  // the sum reads the slot, and so does the copy
+    release(bucket);
+  }
+}
+
+template <class G, class W>
+void Exchange<G, W>::completed(int id) {
+  const Address address = m_addresses[static_cast<std::size_t>(id)];
+  Bucket& bucket = m_buckets[static_cast<std::size_t>(address.bucket)];
+  --bucket.legs[address.kind].left;
+  m_message_done[static_cast<std::size_t>(id)] = 1;
+  if (m_weight_phase) {
+    completed_weights(bucket);
+    return;
+  }
+  // The average of a slice lands where its contribution was sent from, so it is accepted only now;
+  // both lists have the same peers in the same order.
+  if (address.kind == reduce_send && !bucket.legs[return_receive].messages->empty())
+    post(bucket, return_receive, address.message);
+  try_sum(bucket);
+  try_end(bucket);
+}
+
+template <class G, class W>
+void Exchange<G, W>::completed_weights(Bucket& bucket) {
+  if (bucket.done || bucket.legs[weight_send].left > 0 || bucket.legs[weight_receive].left > 0)
+    return;
+  copy(bucket, weight_receive);
+  bucket.done = true;
+  ++m_done;
+  if (bucket.slot >= 0) fence();
+  release(bucket);
+}
+
+/// One round of progress; true when something moved.
+template <class G, class W>
+bool Exchange<G, W>::advance() {
+  auto const& finished = m_queue->test();
+  for (int id : finished) completed(id);
+  admit();
+  return !finished.empty();
+}
+
+template <class G, class W>
+void Exchange<G, W>::wait_for(index_t buckets) {
+  Timer idle;
+  while (m_done < buckets) {
+    if (advance()) {
+      idle.reset();
+    } else if (m_options.timeout_seconds > 0.0 && idle.seconds() > m_options.timeout_seconds) {
+      throw CommunicationError("the exchange has not moved for " +
+                               std::to_string(static_cast<int>(m_options.timeout_seconds)) +
+                               " s: " + describe());
+    }
+  }
+}
+
+template <class G, class W>
+void Exchange<G, W>::post(Bucket& bucket, Kind kind, int index) {
+  Leg const& leg = bucket.legs[kind];
+  ExchangeMessage const& message = (*leg.messages)[static_cast<std::size_t>(index)];
+  const bool weights = kind == weight_send || kind == weight_receive;
+  const auto bytes = static_cast<index_t>(static_cast<std::size_t>(message.elements) *
+                                          (weights ? sizeof(W) : sizeof(G)));
+  const index_t staged = leg.staging[static_cast<std::size_t>(index)];
+  char* data = nullptr;
+  if (staged >= 0)
+    data = m_staging.data() + bucket.slot * m_slot_bytes + staged;
+  else if (weights)
+    data = reinterpret_cast<char*>(m_weights.data() + message.runs[0].begin);
+  else
+    data = reinterpret_cast<char*>(m_gradients.data() + message.runs[0].begin);
+  const int id = leg.first_id + index;
+  const int phase = static_cast<int>(kind) / 2;
+  const int tag = static_cast<int>(&bucket - m_buckets.data()) * 3 + phase;
+  if (kind == reduce_send || kind == return_send || kind == weight_send) {
+    (weights ? m_statistics.weight_sent_bytes : m_statistics.gradient_sent_bytes) += bytes;
+    ++m_statistics.messages_sent;
+    m_queue->send(id, data, bytes, message.peer, tag);
+  } else {
+    (weights ? m_statistics.weight_received_bytes : m_statistics.gradient_received_bytes) += bytes;
+    m_queue->receive(id, data, bytes, message.peer, tag);
+  }
+}
+
+template <class G, class W>
+void Exchange<G, W>::post_all(Bucket& bucket, Kind kind) {
+  const int count = static_cast<int>(bucket.legs[kind].messages->size());
+  for (int message = 0; message < count; ++message) post(bucket, kind, message);
+}
+
+/// Packs the messages of a leg that is to be sent, or unpacks those that have been received. Before
+/// a send the copy is complete when this returns.
+template <class G, class W>
+void Exchange<G, W>::copy(Bucket& bucket, Kind kind) {
+  Leg const& leg = bucket.legs[kind];
+  if (leg.spans == 0) return;
+  const Kokkos::View<kernels::CopySpan const*, Kokkos::LayoutRight, MemSpace,
+                     Kokkos::MemoryTraits<Kokkos::Unmanaged>>
+      spans(m_spans.data() + leg.first_span, static_cast<std::size_t>(leg.spans));
+  char* const slot = m_staging.data() + bucket.slot * m_slot_bytes;
+  const auto slot_bytes = static_cast<std::size_t>(m_slot_bytes);
+  const Window1<G> gradients(reinterpret_cast<G*>(slot), slot_bytes / sizeof(G));
+  const Window1<W> weights(reinterpret_cast<W*>(slot), slot_bytes / sizeof(W));
+  switch (kind) {
+    case reduce_send:
+    case return_send:
+      kernels::pack_spans(m_exec, spans, m_gradients, gradients);
+      break;
+    case return_receive:
+      kernels::unpack_spans(m_exec, spans, gradients, m_gradients);
+      return;
+    case weight_send:
+      kernels::pack_spans(m_exec, spans, m_weights, weights);
+      break;
+    case weight_receive:
+      kernels::unpack_spans(m_exec, spans, weights, m_weights);
+      return;
+    case reduce_receive:
+      return;
+  }
+  fence();
+}
+
+template <class G, class W>
+void Exchange<G, W>::fence() const {
+  kernels::fence(m_exec, "sdp::comm::exchange");
+}
+
+template <class G, class W>
+std::string Exchange<G, W>::describe() const {
+  static constexpr std::array<char const*, k_kinds> k_what = {
+      "sending gradients to ranks", "gradients of ranks",       "sending averages to ranks",
+      "averages of ranks",          "sending weights to ranks", "weights of ranks"};
+  if (!m_open && !m_weight_phase) return "no exchange is under way";
+  std::size_t b = 0;
+  while (b < m_buckets.size() && m_buckets[b].done) ++b;
+  if (b == m_buckets.size()) return "every bucket is done";
+  Bucket const& bucket = m_buckets[b];
+  std::string text = (m_weight_phase ? "return of weights, bucket " : "gradients, bucket ") +
+                     std::to_string(b) + " of " + std::to_string(m_buckets.size()) + " waits for ";
+  std::string waits;
+  if (!m_weight_phase && !bucket.ready) waits = "this rank's own gradients";
+  if (m_options.method == ReductionMethod::allreduce && bucket.legs[reduce_send].left > 0)
+    waits = "MPI_Iallreduce";
+  const int first = m_weight_phase ? static_cast<int>(weight_send) : 0;
+  const int last = m_weight_phase ? k_kinds : static_cast<int>(weight_send);
+  for (int kind = first; kind < last; ++kind) {
+    Leg const& leg = bucket.legs[static_cast<std::size_t>(kind)];
+    std::string ranks;
+    for (std::size_t m = 0; m < leg.messages->size(); ++m)
+      if (!m_message_done[static_cast<std::size_t>(leg.first_id) + m])
+        ranks +=
+            (ranks.empty() ? " " : ", ") + std::to_string(m_world.rank_of((*leg.messages)[m].peer));
+    if (ranks.empty()) continue;
+    waits +=
+        (waits.empty() ? "" : "; ") + std::string(k_what[static_cast<std::size_t>(kind)]) + ranks;
+  }
+  return text + waits;
+}
+
+template class Exchange<float>;
+template class Exchange<double>;
+template class Exchange<float, kernels::bf16>;
+
+}  // namespace sdp

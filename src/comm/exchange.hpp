@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/types.hpp"
+#include "comm/message_queue.hpp"
+#include "comm/schedule.hpp"
+#include "comm/world.hpp"
+#include "kernels/core/bf16.hpp"
+#include "kernels/update/copy_spans.hpp"
+#include "kernels/update/ordered_sum.hpp"
+
+namespace sdp {
+
+/// How gradients are averaged: by the schedule and a sum in fixed order, or by MPI_Iallreduce over
+/// every bucket (a reference: its bits depend on the buckets and on the MPI library).
+enum class ReductionMethod { exchange, allreduce };
+
+struct ExchangeOptions {
+  ReductionMethod method = ReductionMethod::exchange;
+  int staging_slots = 3;  ///< buckets whose contributions may be under way at the same time
+  index_t max_message_bytes = index_t{1} << 30;
+  double timeout_seconds = 0.0;  ///< longest time without progress while waiting; 0: for ever
+};
+
+/// Of one step, counted on this rank when a message is posted.
+struct ExchangeStatistics {
+  std::int64_t gradient_sent_bytes = 0;
+  std::int64_t gradient_received_bytes = 0;
+  std::int64_t weight_sent_bytes = 0;
+  std::int64_t weight_received_bytes = 0;
+  std::int64_t messages_sent = 0;
+  double blocked_ms = 0.0;  ///< time inside finish() and return_weights()
+};
+
+/// Averages gradients over their holders while backward still runs.
+///
+///   exchange.begin(gradients);
+///   for each layer of backward: { ...; fence; exchange.ready(end of its gradients); }
+///   ... exchange.poll() now and then ...
+///   exchange.finish();
+///
+/// For every bucket: each holder sends its gradients to the owner of the slice (reduce-scatter
+/// inside every holder set), the owner sums them with kernels::ordered_sum over worker ids and
+/// divides by the number of holders, and the average returns to the holders. The result is the same
+/// for any buckets, owners and timing. With GradientReturn::none averages stay with their owner
+/// (the other elements of the buffer keep this worker's own gradients), which updates its owned()
+/// weights and calls return_weights.
+///
+/// A step is the same sequence of calls on every rank: begin, ready and poll any number of times,
+/// finish, then return_weights where the schedule has weights to return. Nothing waits outside
+/// finish and return_weights; no call allocates. Staging memory is bounded: contributions of at
+/// most `staging_slots` buckets are accepted at a time, in bucket order on every rank, so the
+/// lowest unfinished bucket can always proceed. Slices that are contiguous are sent and received in
+/// the gradient buffer itself.
+///
+/// G: type of the gradients and of the wire; W: type of the weights. Instantiated for (float,
+/// float), (double, double) and (float, bf16).
+///
+/// A failed or stuck exchange throws CommunicationError; the process must then end through
+/// MpiSession::abort, since messages are still under way.
+template <class G, class W = G>
+class Exchange {
+ public:
+  /// Collective. Throws ConfigError on every rank when `allreduce` is asked for where not every
+  /// worker holds everything. `exec` runs the sums and copies and is fenced before MPI reads them.
+  /// The world must outlive the exchange, at the same place.
+  Exchange(World const& world, ExchangeSchedule schedule, ExchangeOptions options = {},
+           ExecSpace exec = ExecSpace());
+  ~Exchange();
+  Exchange(Exchange const&) = delete;
+  Exchange& operator=(Exchange const&) = delete;
+
+  /// Starts a step on a buffer of schedule().gradient_size elements, which stays in use until
+  /// finish() returns.
+  void begin(View1<G> const& gradients);
+  /// All gradients in [0, flat_end) are final, their kernels fenced by the caller. Starts sending
+  /// the buckets that are complete, and polls.
+  void ready(index_t flat_end);
+  /// Moves the exchange on without waiting.
+  void poll();
+  /// Declares every gradient ready and waits for the step to end.
+  void finish();
+  /// Sends the weights that this worker owns and receives those that it stores; waits. The buffer
+  /// has schedule().weight_size elements.
+  void return_weights(View1<W> const& weights);
+
+  ExchangeSchedule const& schedule() const { return m_schedule; }
+  std::vector<OwnedRange> const& owned() const { return m_schedule.owned; }
+  ExchangeStatistics const& statistics() const { return m_statistics; }
+  /// What the exchange waits for: phase, bucket and ranks, in one line.
+  std::string describe() const;
+
+ private:
+  enum Kind {
+    reduce_send,
+    reduce_receive,
+    return_send,
+    return_receive,
+    weight_send,
+    weight_receive
+  };
+  static constexpr int k_kinds = 6;
+
+  /// The messages of one kind in one bucket.
+  struct Leg {
+    std::vector<ExchangeMessage> const* messages = nullptr;
+    int first_id = 0;
+    std::vector<index_t> staging;  ///< bytes into the slot, of each message; -1: in the flat buffer
+    index_t first_span = 0;
+    index_t spans = 0;  ///< to copy between the flat buffer and the slot; 0: nothing is packed
+    int left = 0;       ///< messages that have not finished in this step
+  };
+  struct Bucket {
+    std::array<Leg, k_kinds> legs;
+    index_t gradient_bytes = 0;  ///< of its slot in the gradient phases, and in the weight phase
+    index_t weight_bytes = 0;
+    int slot = -1;
+    bool admitted = false;  ///< has its slot (where it needs one) and accepts contributions
+    bool ready = false;
+    bool sent = false;
+    bool summed = false;
+    bool done = false;
+  };
+  struct Address {
+    int bucket;
+    Kind kind;
+    int message;
+  };
+
+  void build();
+  void build_leg(Bucket& bucket, Kind kind, std::vector<ExchangeMessage> const& messages,
+                 index_t element_bytes, index_t& bytes, std::vector<kernels::CopySpan>& spans);
+  void reset_bucket(Bucket& bucket);
+  void admit();
+  void release(Bucket& bucket);
+  void try_send(Bucket& bucket);
+  void try_sum(Bucket& bucket);
+  void try_end(Bucket& bucket);
+  void average(Bucket& bucket, OwnedRun const& run);
+  void completed(int id);
+  void completed_weights(Bucket& bucket);
+  bool advance();
+  void wait_for(index_t buckets);
+  void post(Bucket& bucket, Kind kind, int message);
+  void post_all(Bucket& bucket, Kind kind);
+  void copy(Bucket& bucket, Kind kind);
+  void fence() const;
+
+  World const& m_world;
+  ExchangeSchedule m_schedule;
+  ExchangeOptions m_options;
+  ExecSpace m_exec;
+  std::vector<Bucket> m_buckets;
+  std::vector<Address> m_addresses;  ///< by message id
+  std::unique_ptr<MessageQueue> m_queue;
+  View1<char> m_staging;
+  View1<kernels::CopySpan> m_spans;
+  index_t m_slot_bytes = 0;
+  std::vector<int> m_free_slots;
+  std::vector<std::pair<int, G*>> m_terms;  ///< scratch of average()
+  std::vector<char> m_message_done;
+
+  View1<G> m_gradients;
+  View1<W> m_weights;
+  bool m_open = false;          ///< between begin and finish
+  bool m_weight_phase = false;  ///< inside return_weights
+  index_t m_ready_end = 0;
+  std::size_t m_next_ready = 0;
+  std::size_t m_next_admitted = 0;
+  index_t m_done = 0;
+  ExchangeStatistics m_statistics;
+};
+
+}  // namespace sdp
