@@ -199,17 +199,24 @@ KOKKOS_INLINE_FUNCTION void load_rows(Team const& team, T const* from, index_t s
                                       int padded_count, int columns,
                                       Tile<A, Tuning::k_width> const& to) {
   constexpr int k_width = Tuning::k_width;
-  const int panels = (columns + k_width - 1) / k_width;
-  Kokkos::parallel_for(Kokkos::TeamThreadRange(team, padded_count * panels), [&](int i) {
-    const int row = i / panels;
-    const int panel = i % panels;
-    A* const target = to.panel(panel) + row * k_width;
-    T const* const source = from + row * stride + panel * k_width;
-    const int filled = row < count ? columns - panel * k_width : 0;
-    if (filled >= k_width) {
-      for (int j = 0; j < k_width; ++j) target[j] = static_cast<A>(source[j]);
-    } else {
-      for (int j = 0; j < k_width; ++j) target[j] = j < filled ? static_cast<A>(source[j]) : A(0);
+  Kokkos::parallel_for(Kokkos::TeamThreadRange(team, padded_count), [&](int row) {
+    T const* source = from + row * stride;
+    A* target = to.data + row * k_width;
+    for (int left = columns; left > 0; left -= k_width) {
+      if (row < count && left >= k_width) {
+        if constexpr (std::is_same_v<T, A>) {
+          typename Tuning::Lanes lanes;
+          lanes.load(source);
+          lanes.store(target);
+        } else {
+          for (int j = 0; j < k_width; ++j) target[j] = static_cast<A>(source[j]);
+        }
+      } else {
+        for (int j = 0; j < k_width; ++j)
+          target[j] = row < count && j < left ? static_cast<A>(source[j]) : A(0);
+      }
+      source += k_width;
+      target += to.rows * k_width;
     }
   });
 }
