@@ -171,7 +171,7 @@ std::vector<index_t> OwnerMap::cut_slices(std::vector<Segment const*> const& seg
       const index_t target = segment->logical.begin + fair - before;
       index_t stop = end;
       if (target < end)
-        stop = target <= begin ? begin : std::max(begin, nearest_cut(target, *segment, holders));
+        stop = target <= begin ? begin : std::max(begin, nearest_cut(target, *segment));
       if (stop > begin) {
         pieces.push_back(
             {{begin, stop}, static_cast<int>(slice), segment->holders, segment->storers});
@@ -185,19 +185,12 @@ std::vector<index_t> OwnerMap::cut_slices(std::vector<Segment const*> const& seg
   return sizes;
 }
 
-/// The allowed cut nearest to `position`, which lies inside the segment.
-index_t OwnerMap::nearest_cut(index_t position, Segment const& segment, index_t holders) const {
-  TensorSpec const& tensor =
-      m_layout.gradients[0].tensors()[static_cast<std::size_t>(segment.tensor)];
-  const index_t tensor_begin = m_offsets[static_cast<std::size_t>(segment.tensor)];
-  const index_t row_begin = tensor_begin + (position - tensor_begin) / tensor.cols * tensor.cols;
-  index_t below = row_begin;
-  index_t above = row_begin + tensor.cols;
-  if (tensor.rows > 1 && tensor.rows < holders) {
-    below += (position - row_begin) / k_owner_block * k_owner_block;
-    above = std::min(above, below + k_owner_block);
-  }
-  return position - below <= above - position ? below : above;
+/// The row boundary nearest to `position`, which lies inside the segment.
+index_t OwnerMap::nearest_cut(index_t position, Segment const& segment) const {
+  const auto tensor = static_cast<std::size_t>(segment.tensor);
+  const index_t cols = m_layout.gradients[0].tensors()[tensor].cols;
+  const index_t inside_row = (position - m_offsets[tensor]) % cols;
+  return 2 * inside_row <= cols ? position - inside_row : position - inside_row + cols;
 }
 
 /// Owner of each slice: the largest slice to the worker that owns least, and so on.

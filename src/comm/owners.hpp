@@ -24,11 +24,6 @@ struct ExchangeLayout {
 /// Every worker holds the whole table.
 ExchangeLayout dense_layout(ParameterTable const& table, int workers);
 
-/// Inside a row longer than this, owner slices are cut only at multiples of it from the row's
-/// start, and only where the tensor has fewer rows than holders; all other cuts are at row
-/// boundaries. A block of this many elements of one row therefore always has one owner.
-inline constexpr index_t k_owner_block = 4096;
-
 /// A set of tables, one bit each.
 using TableMask = std::uint64_t;
 
@@ -72,8 +67,8 @@ class FlatCursor {
 /// Divides the model among owners, bucket by bucket, the same on every worker.
 ///
 /// In every bucket the elements of one holder set with h holders are divided into h slices of equal
-/// count, to the nearest cut that k_owner_block allows (a tensor of one row is never divided): one
-/// slice to each holder, the larger slices to those that own less so far.
+/// count, to the nearest row: one slice to each holder, the larger slices to those that own less so
+/// far. A row always has one owner, so a sum over a row (of squares, for the norm) has one too.
 class OwnerMap {
  public:
   /// Throws std::invalid_argument when an element is held by no worker, when a worker has a
@@ -96,7 +91,7 @@ class OwnerMap {
   void make_segments();
   std::vector<index_t> cut_slices(std::vector<Segment const*> const& segments, index_t holders,
                                   std::vector<Piece>& pieces) const;
-  index_t nearest_cut(index_t position, Segment const& segment, index_t holders) const;
+  index_t nearest_cut(index_t position, Segment const& segment) const;
   std::vector<int> assign(std::vector<index_t> const& sizes, std::vector<int> const& holders);
 
   ExchangeLayout const& m_layout;
