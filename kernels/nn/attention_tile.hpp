@@ -82,7 +82,7 @@ struct AttentionTuning {
   /// Scratch on host back-ends is ordinary memory, but level 0 is capped at 32 KiB.
   static constexpr int k_scratch_level = OnHost ? 1 : 0;
   static constexpr int k_scratch_bytes = OnHost ? 512 * 1024 : 44 * 1024;
-  static constexpr int k_max_tile = OnHost ? 64 : 32;
+  static constexpr int k_max_tile = OnHost ? 128 : 32;
   using Lanes = std::conditional_t<OnHost, VectorLanes<A, k_width>, PortableLanes<A, k_width>>;
   static_assert(k_width % k_rows == 0 && k_width % k_softmax_width == 0);
 
@@ -222,20 +222,34 @@ KOKKOS_INLINE_FUNCTION void load_rows(Team const& team, T const* from, index_t s
 }
 
 /// Copies rows [0, count) of `columns` values, `stride` apart and times `scale`, into the columns
-/// of a tile; columns up to `padded_count`, a multiple of the panel width, become zero.
+/// of a tile; columns up to `padded_count`, a multiple of the panel width, become zero. Works in
+/// square blocks, so that the reads of many rows are under way at once and the writes are
+/// contiguous.
 template <class Tuning, class Team, class T, class A>
 KOKKOS_INLINE_FUNCTION void load_transposed(Team const& team, T const* from, index_t stride,
                                             int count, int padded_count, int columns, A scale,
                                             Tile<A, Tuning::k_width> const& to) {
   constexpr int k_width = Tuning::k_width;
-  Kokkos::parallel_for(Kokkos::TeamThreadRange(team, padded_count), [&](int row) {
-    A* const target = to.panel(row / k_width) + row % k_width;
-    T const* const source = from + row * stride;
-    if (row < count) {
-      for (int d = 0; d < columns; ++d) target[d * k_width] = scale * static_cast<A>(source[d]);
-    } else {
-      for (int d = 0; d < columns; ++d) target[d * k_width] = A(0);
+  const int blocks = (columns + k_width - 1) / k_width;
+  Kokkos::parallel_for(Kokkos::TeamThreadRange(team, padded_count / k_width * blocks), [&](int i) {
+    const int panel = i / blocks;
+    const int column = i % blocks * k_width;
+    const int rows = count - panel * k_width;
+    const int filled = columns - column < k_width ? columns - column : k_width;
+    T const* const source = from + panel * k_width * stride + column;
+    A block[k_width * k_width];
+    for (int r = 0; r < k_width; ++r) {
+      A* const row = block + r * k_width;
+      if (r < rows && filled == k_width) {
+        for (int d = 0; d < k_width; ++d) row[d] = scale * static_cast<A>(source[r * stride + d]);
+      } else {
+        for (int d = 0; d < k_width; ++d)
+          row[d] = r < rows && d < filled ? scale * static_cast<A>(source[r * stride + d]) : A(0);
+      }
     }
+    A* const target = to.panel(panel) + column * k_width;
+    for (int d = 0; d < filled; ++d)
+      for (int r = 0; r < k_width; ++r) target[d * k_width + r] = block[r * k_width + d];
   });
 }
 
