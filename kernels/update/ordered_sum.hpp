@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <vector>
+
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
 
@@ -124,6 +126,46 @@ void ordered_sum(Exec const& exec, SumTerms<In> const& terms, double scale, Out 
       Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible;
   Details::launch_ordered_sum<k_host ? 256 : 1>(exec, program, static_cast<Acc>(scale), out.data(),
                                                 size);
+}
+
+/// One contribution to a sum of any number of them; ascending by worker.
+template <class T>
+struct SumTerm {
+  int worker;
+  T* data;
+};
+
+/// The same sum, bit for bit, over any number of terms. Beyond SumTerms::k_capacity it takes one
+/// pass over memory for each level of aligned groups of that many ids: their sums overwrite a term
+/// of each group (never out), and the list is left changed.
+template <ExecutionSpace Exec, ViewOfRank<1> Out>
+void ordered_sum(Exec const& exec, std::vector<SumTerm<value_t<Out>>>& terms, double scale,
+                 Out const& out) {
+  using T = value_t<Out>;
+  static_assert(std::is_same_v<T, accum_t<T>>, "partial sums must not be rounded");
+  constexpr std::size_t k_capacity = SumTerms<T>::k_capacity;
+  while (terms.size() > k_capacity) {
+    std::size_t kept = 0;
+    for (std::size_t first = 0, last = 0; first < terms.size(); first = last) {
+      const int group = terms[first].worker / static_cast<int>(k_capacity);
+      SumTerms<T> members;
+      T* target = terms[first].data;
+      for (; last < terms.size() && terms[last].worker / static_cast<int>(k_capacity) == group;
+           ++last) {
+        members.add(terms[last].worker, terms[last].data);
+        if (target == out.data()) target = terms[last].data;
+      }
+      if (members.count > 1)
+        ordered_sum(exec, members, 1.0,
+                    Kokkos::View<T*, typename Out::array_layout, typename Out::memory_space,
+                                 Kokkos::MemoryTraits<Kokkos::Unmanaged>>(target, out.extent(0)));
+      terms[kept++] = {group, target};
+    }
+    terms.resize(kept);
+  }
+  SumTerms<T> members;
+  for (auto const& term : terms) members.add(term.worker, term.data);
+  ordered_sum(exec, members, scale, out);
 }
 
 }  // namespace sdp::kernels

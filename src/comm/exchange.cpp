@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <thread>
 
 #include "base/error.hpp"
 #include "base/memory_ledger.hpp"
@@ -135,7 +136,8 @@ template <class G, class W>
 void Exchange<G, W>::reset_bucket(Bucket& bucket) {
   for (Leg& leg : bucket.legs) leg.left = static_cast<int>(leg.messages->size());
   bucket.slot = -1;
-  bucket.admitted = bucket.ready = bucket.sent = bucket.summed = bucket.done = false;
+  bucket.admitted = bucket.ready = bucket.sent = false;
+  bucket.summed = bucket.unpacked = bucket.done = false;
 }
 
 template <class G, class W>
@@ -302,55 +304,38 @@ void Exchange<G, W>::average(Bucket& bucket, OwnedRun const& run) {
   Leg const& leg = bucket.legs[reduce_receive];
   m_terms.clear();
   for (Contribution const& term : run.contributions)
-    m_terms.emplace_back(
-        term.worker,
-        term.message < 0
-            ? own
-            : reinterpret_cast<G*>(slot + leg.staging[static_cast<std::size_t>(term.message)]) +
-                  term.offset);
-  const auto size = static_cast<std::size_t>(run.gradients.size());
-  constexpr std::size_t k_capacity = kernels::SumTerms<G>::k_capacity;
-  // Aligned groups of k_capacity ids are whole subtrees: their sums, left in staging, are the
-  // leaves of the next round.
-  while (m_terms.size() > k_capacity) {
-    std::size_t kept = 0;
-    for (std::size_t first = 0, last = 0; first < m_terms.size(); first = last) {
-      const int group = m_terms[first].first / static_cast<int>(k_capacity);
-      kernels::SumTerms<G> terms;
-      G* target = m_terms[first].second;
-      for (; last < m_terms.size() && m_terms[last].first / static_cast<int>(k_capacity) == group;
-           ++last) {
-        terms.add(m_terms[last].first, m_terms[last].second);
-        if (target == own) target = m_terms[last].second;
-      }
-      if (terms.count > 1) kernels::ordered_sum(m_exec, terms, 1.0, Window1<G>(target, size));
-      m_terms[kept++] = {group, target};
-    }
-    m_terms.resize(kept);
-  }
-  kernels::SumTerms<G> terms;
-  for (auto const& [worker, data] : m_terms) terms.add(worker, data);
-  kernels::ordered_sum(m_exec, terms, 1.0 / static_cast<double>(holders), Window1<G>(own, size));
+    m_terms.push_back(
+        {term.worker,
+         term.message < 0
+             ? own
+             : reinterpret_cast<G*>(slot + leg.staging[static_cast<std::size_t>(term.message)]) +
+                   term.offset});
+  kernels::ordered_sum(m_exec, m_terms, 1.0 / static_cast<double>(holders),
+                       Window1<G>(own, static_cast<std::size_t>(run.gradients.size())));
 }
 
 /// Notes the end of a bucket, and gives its slot back as soon as nothing in it is needed.
 template <class G, class W>
 void Exchange<G, W>::try_end(Bucket& bucket) {
-  auto const& legs = bucket.legs;
   if (bucket.done || !bucket.summed) return;
-  const bool all =
-      legs[reduce_send].left == 0 && legs[return_send].left == 0 && legs[return_receive].left == 0;
-  const bool slot_free = (legs[reduce_send].spans == 0 || legs[reduce_send].left == 0) &&
-                         (legs[return_send].spans == 0 || legs[return_send].left == 0) &&
-                         (legs[return_receive].spans == 0 || legs[return_receive].left == 0);
-  if (all) {
+  auto const& legs = bucket.legs;
+  auto open = [&](Kind kind) { return legs[kind].left > 0; };
+  if (!bucket.unpacked && !open(return_receive)) {
     copy(bucket, return_receive);
+    bucket.unpacked = true;
+  }
+  if (bucket.slot >= 0) {
+    const bool packed_open = (legs[reduce_send].spans > 0 && open(reduce_send)) ||
+                             (legs[return_send].spans > 0 && open(return_send)) ||
+                             (legs[return_receive].spans > 0 && !bucket.unpacked);
+    if (!packed_open) {
+      fence();  // the sum and the copy read the slot
+      release(bucket);
+    }
+  }
+  if (bucket.unpacked && !open(reduce_send) && !open(return_send)) {
     bucket.done = true;
     ++m_done;
-  }
-  if (slot_free && bucket.slot >= 0) {
-    fence();  // the sum reads the slot, and so does the copy
-    release(bucket);
   }
 }
 
@@ -402,6 +387,8 @@ void Exchange<G, W>::wait_for(index_t buckets) {
       throw CommunicationError("the exchange has not moved for " +
                                std::to_string(static_cast<int>(m_options.timeout_seconds)) +
                                " s: " + describe());
+    } else {
+      std::this_thread::yield();  // another rank may need this core to go on
     }
   }
 }

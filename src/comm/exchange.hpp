@@ -125,6 +125,7 @@ class Exchange {
     bool ready = false;
     bool sent = false;
     bool summed = false;
+    bool unpacked = false;  ///< the averages of the other owners are in the flat buffer
     bool done = false;
   };
   struct Address {
@@ -163,7 +164,7 @@ class Exchange {
   View1<kernels::CopySpan> m_spans;
   index_t m_slot_bytes = 0;
   std::vector<int> m_free_slots;
-  std::vector<std::pair<int, G*>> m_terms;  ///< scratch of average()
+  std::vector<kernels::SumTerm<G>> m_terms;  ///< scratch of average()
   std::vector<char> m_message_done;
 
   View1<G> m_gradients;

@@ -114,6 +114,37 @@ TEST(OrderedSum, HoldsTheDeepestStack) {
   check<float, float>(ids, 300, 1.0);
 }
 
+TEST(OrderedSum, AnyNumberOfTerms) {
+  std::mt19937 generator(7);
+  for (int count : {1, 5, 64, 65, 128, 300, 4100}) {
+    for (bool sparse : {false, true}) {
+      std::vector<int> ids;
+      for (int id = 0; static_cast<int>(ids.size()) < count; ++id)
+        if (!sparse || generator() % 3 == 0) ids.push_back(id);
+      const index_t size = 19;
+      std::vector<std::vector<float>> host;
+      std::vector<Vector<float>> views;
+      std::vector<SumTerm<float>> terms;
+      for (int id : ids) {
+        host.push_back(random_values<float>(size, static_cast<unsigned>(id) + 1));
+        views.push_back(device(host.back()));
+        terms.push_back({id, views.back().data()});
+      }
+      auto out = views[static_cast<std::size_t>(count / 2)];
+      ordered_sum(Kokkos::DefaultExecutionSpace(), terms, 0.3, out);
+      Kokkos::fence();
+      auto result = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), out);
+      for (index_t i = 0; i < size; ++i) {
+        std::vector<float> leaves;
+        for (auto const& values : host) leaves.push_back(values[static_cast<std::size_t>(i)]);
+        bool present = false;
+        ASSERT_EQ(result(i), tree<float>(ids, leaves, 0, std::int64_t{1} << 31, present) * 0.3f)
+            << count << " terms";
+      }
+    }
+  }
+}
+
 TEST(OrderedSum, AnySize) {
   for (index_t size : {0, 1, 2, 255, 256, 257, 1000, 4099})
     check<float, float>({0, 1, 2, 5}, size, 0.25);

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/exchange.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "base/memory_ledger.hpp"
+#include "layouts.hpp"
+#include "tests/support/pmpi_counter.hpp"
+
+namespace sdp {
+namespace {
+
+using kernels::bf16;
+
+constexpr index_t k_bucket_bytes[] = {64, 5000, 1 << 20, 1 << 30};
+
+/// The gradient of one worker, of widely different magnitudes, so that the order of a sum shows.
+template <class G>
+G gradient(int worker, index_t logical, int step) {
+  auto bits = static_cast<std::uint64_t>(logical) * 1000003u +
+              static_cast<std::uint64_t>(worker) * 7919u +
+              static_cast<std::uint64_t>(step) * 104729u;
+  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
+  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
+  bits ^= bits >> 31;
+  const double mantissa = static_cast<double>(bits >> 11) * 0x1p-53 - 0.5;
+  return static_cast<G>(std::ldexp(mantissa, static_cast<int>(bits % 24)));
+}
+
+/// Sum over the leaves [low, low + size) of the tree over worker ids, by its definition; `holders`
+/// has a bit for each worker that holds the element.
+template <class G>
+std::optional<G> tree(unsigned holders, index_t logical, int step, int low, int size) {
+  if (size == 1) {
+    if ((holders >> low & 1u) == 0) return std::nullopt;
+    return gradient<G>(low, logical, step);
+  }
+  const auto left = tree<G>(holders, logical, step, low, size / 2);
+  const auto right = tree<G>(holders, logical, step, low + size / 2, size / 2);
+  if (left && right) return *left + *right;
+  return left ? left : right;
+}
+
+/// One exchange over a layout, with what must come out of it.
+template <class G, class W = G>
+class Fixture {
+ public:
+  Fixture(World const& world, ExchangeLayout const& layout, index_t bucket_bytes,
+          GradientReturn gradient_return, ExchangeOptions options = {})
+      : m_world(world),
+        m_layout(layout),
+        m_returns(gradient_return == GradientReturn::holders),
+        exchange(world,
+                 make_schedule(layout, make_buckets(layout.gradients[0], bucket_bytes, sizeof(G)),
+                               world.worker(), gradient_return),
+                 options),
+        gradients("gradients", static_cast<std::size_t>(exchange.schedule().gradient_size)),
+        weights("weights", static_cast<std::size_t>(exchange.schedule().weight_size)) {
+    const auto table =
+        static_cast<std::size_t>(layout.table_of_worker[static_cast<std::size_t>(world.worker())]);
+    m_positions = test::logical_positions(layout.gradients[table]);
+    m_weight_positions = test::logical_positions(layout.weights.empty() ? layout.gradients[table]
+                                                                        : layout.weights[table]);
+    m_holders.assign(static_cast<std::size_t>(layout.gradients[0].logical_size()), 0u);
+    for (int worker = 0; worker < layout.workers(); ++worker) {
+      const auto t =
+          static_cast<std::size_t>(layout.table_of_worker[static_cast<std::size_t>(worker)]);
+      for (index_t logical : test::logical_positions(layout.gradients[t]))
+        m_holders[static_cast<std::size_t>(logical)] |= 1u << worker;
+    }
+  }
+
+  void fill(int step) {
+    auto host = Kokkos::create_mirror_view(gradients);
+    for (std::size_t i = 0; i < m_positions.size(); ++i)
+      host(i) = gradient<G>(m_world.worker(), m_positions[i], step);
+    Kokkos::deep_copy(gradients, host);
+  }
+
+  /// begin ... finish with gradients becoming ready in random portions at random times.
+  void run(int step, unsigned timing = 0) {
+    fill(step);
+    exchange.begin(gradients);
+    if (timing != 0) {
+      std::mt19937 random(timing * 100 + static_cast<unsigned>(m_world.rank()));
+      index_t end = 0;
+      while (end < static_cast<index_t>(gradients.extent(0))) {
+        end += static_cast<index_t>(random() % (gradients.extent(0) / 3 + 1));
+        if (random() % 2 == 0)
+          std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+        exchange.ready(std::min(end, static_cast<index_t>(gradients.extent(0))));
+        if (random() % 3 == 0) exchange.poll();
+      }
+    }
+    exchange.finish();
+  }
+
+  G expected(index_t logical, int step) const {
+    const unsigned holders = m_holders[static_cast<std::size_t>(logical)];
+    const auto leaves = std::bit_ceil(static_cast<unsigned>(m_layout.workers()));
+    const G sum = *tree<G>(holders, logical, step, 0, static_cast<int>(leaves));
+    return sum * static_cast<G>(1.0 / std::popcount(holders));
+  }
+
+  /// Averages where they belong, untouched gradients elsewhere.
+  void check(int step) const {
+    auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), gradients);
+    std::vector<char> has_average(m_positions.size(), m_returns);
+    for (OwnedRange const& range : exchange.owned())
+      for (index_t i = range.gradients.begin; i < range.gradients.end; ++i)
+        has_average[static_cast<std::size_t>(i)] = 1;
+    for (std::size_t i = 0; i < m_positions.size(); ++i) {
+      const G value = has_average[i] ? expected(m_positions[i], step)
+                                     : gradient<G>(m_world.worker(), m_positions[i], step);
+      ASSERT_EQ(host(i), value) << "rank " << m_world.rank() << ", element " << i;
+    }
+  }
+
+  /// Updates what this worker updates, spoils the rest, and checks what return_weights makes of it.
+  void check_weights(int step) {
+    auto host = Kokkos::create_mirror_view(weights);
+    auto updated = [&](index_t logical) { return W(gradient<float>(77, logical, step)); };
+    Kokkos::deep_copy(host, W(std::nanf("")));
+    if (m_returns) {
+      for (std::size_t i = 0; i < m_weight_positions.size(); ++i)
+        if ((m_holders[static_cast<std::size_t>(m_weight_positions[i])] >> m_world.worker() & 1u) !=
+            0)
+          host(i) = updated(m_weight_positions[i]);
+    } else {
+      for (OwnedRange const& range : exchange.owned())
+        for (index_t i = 0; i < range.gradients.size(); ++i) {
+          const auto at = static_cast<std::size_t>(range.weight_begin + i);
+          host(at) = updated(m_weight_positions[at]);
+        }
+    }
+    Kokkos::deep_copy(weights, host);
+    exchange.return_weights(weights);
+    Kokkos::deep_copy(host, weights);
+    for (std::size_t i = 0; i < m_weight_positions.size(); ++i)
+      ASSERT_EQ(static_cast<double>(host(i)), static_cast<double>(updated(m_weight_positions[i])))
+          << "rank " << m_world.rank() << ", weight " << i;
+  }
+
+ private:
+  World const& m_world;
+  ExchangeLayout const& m_layout;
+  bool m_returns;
+  std::vector<index_t> m_positions;
+  std::vector<index_t> m_weight_positions;
+  std::vector<unsigned> m_holders;  ///< bits of workers, by logical position
+
+ public:
+  Exchange<G, W> exchange;
+  View1<G> gradients;
+  View1<W> weights;
+};
+
+TEST(Exchange, AveragesForAnyBuckets) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  for (index_t bytes : k_bucket_bytes) {
+    Fixture<float> single(world, layout, bytes, GradientReturn::holders);
+    single.run(0);
+    single.check(0);
+    Fixture<double> fine(world, layout, bytes, GradientReturn::holders);
+    fine.run(1);
+    fine.check(1);
+  }
+}
+
+TEST(Exchange, AveragesForAnyTiming) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  Fixture<float> fixture(world, layout, 3000, GradientReturn::holders, {.staging_slots = 2});
+  for (int step = 0; step < 12; ++step) {
+    fixture.run(step, static_cast<unsigned>(step));
+    fixture.check(step);
+  }
+}
+
+TEST(Exchange, OneSlotIsEnough) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (unsigned seed : {1u, 2u}) {
+    const auto layout = test::random_layout(world.workers(), seed, true);
+    Fixture<float> fixture(world, layout, 700, GradientReturn::holders, {.staging_slots = 1});
+    for (int step = 0; step < 3; ++step) {
+      fixture.run(step, seed + static_cast<unsigned>(step));
+      fixture.check(step);
+      fixture.check_weights(step);
+    }
+  }
+}
+
+TEST(Exchange, AveragesInsideHolderSets) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none})
+    for (bool full_weights : {false, true})
+      for (index_t bytes : {index_t{900}, index_t{1} << 30}) {
+        const auto layout = test::random_layout(world.workers(), 5, full_weights);
+        Fixture<float> fixture(world, layout, bytes, mode);
+        fixture.run(1, 3);
+        fixture.check(1);
+        fixture.check_weights(1);
+        if (world.workers() < 2) continue;
+        const auto masked = test::masked_layout(world.workers(), 2, 1, full_weights);
+        Fixture<double> half(world, masked, bytes, mode);
+        half.run(2);
+        half.check(2);
+        half.check_weights(2);
+      }
+}
+
+TEST(Exchange, OwnersReturnWeights) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  for (index_t bytes : k_bucket_bytes) {
+    Fixture<float, bf16> fixture(world, layout, bytes, GradientReturn::none);
+    for (int step = 0; step < 2; ++step) {
+      fixture.run(step);
+      fixture.check(step);
+      fixture.check_weights(step);
+    }
+  }
+}
+
+TEST(Exchange, CutsLongMessages) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  for (ReductionMethod method : {ReductionMethod::exchange, ReductionMethod::allreduce}) {
+    Fixture<double> fixture(world, layout, 1 << 20, GradientReturn::none,
+                            {.method = method, .max_message_bytes = 1001});
+    fixture.run(4);
+    if (method == ReductionMethod::exchange) fixture.check(4);
+    fixture.check_weights(4);
+  }
+}
+
+TEST(Exchange, ManyLargeBuckets) {
+  World world = World::from(MPI_COMM_WORLD);
+  std::vector<TensorSpec> tensors;
+  for (int i = 0; i < 9; ++i) tensors.push_back(test::tensor(test::numbered("w", i), 97, 311 + i));
+  const auto layout = dense_layout(ParameterTable(tensors), world.workers());
+  Fixture<float> fixture(world, layout, 1 << 17, GradientReturn::holders);
+  for (int step = 0; step < 3; ++step) {
+    fixture.run(step, static_cast<unsigned>(step));
+    fixture.check(step);
+  }
+}
+
+TEST(Exchange, AllReduceIsAReference) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  for (index_t bytes : k_bucket_bytes) {
+    Fixture<float> fixture(world, layout, bytes, GradientReturn::holders,
+                           {.method = ReductionMethod::allreduce});
+    fixture.run(2, 1);
+    auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), fixture.gradients);
+    double error = 0.0;
+    double norm = 0.0;
+    for (std::size_t i = 0; i < host.extent(0); ++i) {  // dense: flat and logical are the same
+      const double value = fixture.expected(static_cast<index_t>(i), 2);
+      error += (host(i) - value) * (host(i) - value);
+      norm += value * value;
+    }
+    EXPECT_LE(std::sqrt(error), 1e-6 * std::sqrt(norm));
+    EXPECT_GT(norm, 0.0);
+  }
+  if (world.workers() > 1) {
+    const auto masked = test::masked_layout(world.workers(), 2, 1);
+    EXPECT_THROW(Fixture<float>(world, masked, 900, GradientReturn::holders,
+                                {.method = ReductionMethod::allreduce}),
+                 ConfigError);
+  }
+}
+
+TEST(Exchange, BytesFollowTheFormula) {
+  World world = World::from(MPI_COMM_WORLD);
+  const std::int64_t n = world.workers();
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  const std::int64_t p = layout.gradients[0].size();
+  for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none}) {
+    Fixture<float, bf16> fixture(world, layout, 5000, mode);
+    std::vector<std::int64_t> sent;  // after 1, 2, 3 steps, in front of MPI
+    ExchangeStatistics own;
+    for (int step = 0; step < 3; ++step) {
+      fixture.run(step, 1);
+      fixture.check_weights(step);
+      own = fixture.exchange.statistics();
+      sent.push_back(test::pmpi_counts().sent_bytes);
+    }
+    auto const& traffic = fixture.exchange.schedule().traffic;
+    EXPECT_EQ(own.gradient_sent_bytes, 4 * traffic.gradients_sent);
+    EXPECT_EQ(own.gradient_received_bytes, 4 * traffic.gradients_received);
+    EXPECT_EQ(own.weight_sent_bytes, 2 * traffic.weights_sent);
+    EXPECT_EQ(own.weight_received_bytes, 2 * traffic.weights_received);
+    EXPECT_EQ(own.messages_sent, traffic.messages_sent);
+    EXPECT_EQ(sent[1] - sent[0], own.gradient_sent_bytes + own.weight_sent_bytes);
+    EXPECT_EQ(sent[2] - sent[1], sent[1] - sent[0]);
+    const std::int64_t gradients = world.sum(own.gradient_sent_bytes);
+    const std::int64_t weights = world.sum(own.weight_sent_bytes);
+    const bool returns = mode == GradientReturn::holders;
+    EXPECT_EQ(gradients, 4 * (returns ? 2 : 1) * (n - 1) * p);
+    EXPECT_EQ(weights, returns ? 0 : 2 * (n - 1) * p);
+    EXPECT_EQ(world.sum(own.gradient_received_bytes), gradients);
+    EXPECT_GT(own.blocked_ms, 0.0);
+  }
+}
+
+TEST(Exchange, StagingIsBoundedAndAllocatedOnce) {
+  World world = World::from(MPI_COMM_WORLD);
+  memory_ledger::install();
+  if (!memory_ledger::installed()) GTEST_SKIP() << "a profiling tool has taken the callbacks";
+  std::vector<TensorSpec> tensors;
+  for (int i = 0; i < 40; ++i) tensors.push_back(test::tensor(test::numbered("w", i), 64, 64));
+  const auto layout = dense_layout(ParameterTable(tensors), world.workers());
+  const index_t bucket = 64 * 64 * 4;
+  const auto before = memory_ledger::usage(MemoryCategory::communication).current;
+  Fixture<float> fixture(world, layout, bucket, GradientReturn::holders, {.staging_slots = 2});
+  const auto staging = memory_ledger::usage(MemoryCategory::communication).current - before;
+  EXPECT_LE(staging, 2 * (bucket * (world.workers() - 1) / world.workers() + 64 * 8) + 1024)
+      << "two slots of the contributions to one's own slice";
+  EXPECT_EQ(staging > 1024, world.workers() > 1);
+  fixture.fill(0);
+  memory_ledger::reset_peaks();
+  const auto total = memory_ledger::total().current;
+  fixture.exchange.begin(fixture.gradients);
+  fixture.exchange.finish();
+  EXPECT_EQ(memory_ledger::total().peak, total) << "a step allocates nothing";
+  fixture.check(0);
+}
+
+TEST(Exchange, SaysWhatItWaitsFor) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  Fixture<float> fixture(world, layout, 1 << 30, GradientReturn::holders, {.timeout_seconds = 0.2});
+  EXPECT_EQ(fixture.exchange.describe(), "no exchange is under way");
+  fixture.fill(0);
+  fixture.exchange.begin(fixture.gradients);
+  EXPECT_THAT(fixture.exchange.describe(), ::testing::HasSubstr("this rank's own gradients"));
+  const int late = world.size() - 1;
+  if (world.rank() != late) {
+    // The late rank's gradients do not come: an error names it, and the exchange is intact.
+    try {
+      fixture.exchange.finish();
+      ADD_FAILURE() << "no exception";
+    } catch (CommunicationError const& error) {
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("has not moved for"));
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("gradients, bucket 0 of 1 waits for"));
+      EXPECT_THAT(error.what(),
+                  ::testing::MatchesRegex(".*ranks.* " + std::to_string(late) + ".*"));
+    }
+  }
+  world.barrier();
+  fixture.exchange.finish();
+  fixture.check(0);
+}
+
+TEST(Exchange, RefusesWrongCalls) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  Fixture<float> fixture(world, layout, 4096, GradientReturn::holders);
+  EXPECT_THROW(fixture.exchange.ready(1), std::logic_error);
+  EXPECT_THROW(fixture.exchange.begin(View1<float>("short", 3)), std::invalid_argument);
+  EXPECT_THROW(fixture.exchange.return_weights(View1<float>("short", 3)), std::invalid_argument);
+  fixture.exchange.begin(fixture.gradients);
+  EXPECT_THROW(fixture.exchange.begin(fixture.gradients), std::logic_error);
+  EXPECT_THROW(fixture.exchange.return_weights(fixture.weights), std::logic_error);
+  fixture.exchange.finish();
+  auto other =
+      make_schedule(dense_layout(test::awkward_table(), world.workers() + 1),
+                    make_buckets(test::awkward_table(), 4096, 4), 0, GradientReturn::holders);
+  EXPECT_THROW(Exchange<float>(world, other), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace sdp
