@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/types.hpp"
+#include "config/config.hpp"
+
+// What writer and reader agree on.
+//
+//   /                 attributes format, format_version, written_by
+//   /model            attributes kind and the shape of the model
+//   /model/<name>     tensor, storage order; attributes crc_begin, and transposed = 1 where storage
+//                     is the transpose of the outside (out, in) convention
+//   /optimizer/<moment>/<name>   the same shapes
+//   /state            attributes step, samples, tokens, skipped, seed, best_val_loss (may lack)
+//   /config, /mask    text (absent when empty); attribute crc_begin = 0
+//   /crc              attributes algorithm, block_elements
+//   /crc/<group>      CRC-32 of each block of block_elements elements of each tensor of the group,
+//   in
+//                     storage order; those of one tensor start at its crc_begin
+//   /crc/config, /crc/mask       one CRC-32 of the whole text
+//
+// Object headers and groups carry HDF5's own checksums (file format 1.8), so that no byte of a file
+// goes unchecked.
+
+namespace sdp::checkpoint_layout {
+
+inline constexpr char const* k_format = "sdp checkpoint";
+inline constexpr char const* k_crc_algorithm = "CRC-32 (zlib)";
+
+/// Elements of a logical tensor under one checksum, independent of ranks and ownership.
+inline constexpr index_t k_block_elements = 65536;
+
+inline index_t block_count(index_t elements) {
+  return (elements + k_block_elements - 1) / k_block_elements;
+}
+
+struct IntegerField {
+  char const* name;
+  index_t LlamaConfig::*member;
+};
+inline constexpr IntegerField k_llama_sizes[] = {
+    {"vocab_size", &LlamaConfig::vocab_size},
+    {"hidden_size", &LlamaConfig::hidden_size},
+    {"intermediate_size", &LlamaConfig::intermediate_size},
+    {"num_layers", &LlamaConfig::num_layers},
+    {"num_heads", &LlamaConfig::num_heads},
+    {"num_kv_heads", &LlamaConfig::num_kv_heads},
+    {"head_dim", &LlamaConfig::head_dim},
+    {"max_seq_len", &LlamaConfig::max_seq_len},
+};
+
+struct RealField {
+  char const* name;
+  double LlamaConfig::*member;
+};
+inline constexpr RealField k_llama_reals[] = {
+    {"rope_theta", &LlamaConfig::rope_theta},
+    {"rms_norm_eps", &LlamaConfig::rms_norm_eps},
+    {"init_std", &LlamaConfig::init_std},
+};
+
+struct ResnetField {
+  char const* name;
+  index_t ResnetConfig::*member;
+};
+inline constexpr ResnetField k_resnet_sizes[] = {
+    {"num_classes", &ResnetConfig::num_classes},
+    {"in_channels", &ResnetConfig::in_channels},
+    {"width", &ResnetConfig::width},
+};
+
+inline constexpr char const* k_kind_llama = "llama";
+inline constexpr char const* k_kind_resnet18 = "resnet18";
+
+inline char const* kind_name(ModelKind kind) {
+  return kind == ModelKind::llama ? k_kind_llama : k_kind_resnet18;
+}
+
+}  // namespace sdp::checkpoint_layout
