@@ -69,6 +69,6 @@ if ((bytes < 10000000)); then
   exit 1
 fi
 rm -rf "$folder/packages"
-printf '%s documents, %s.%s MB of English prose' "$documents" $((bytes / 1000000)) \
+printf "%s documents, %s.%s MB of English prose\n" "$documents" $((bytes / 1000000)) \
   $((bytes / 100000 % 10)) >"$folder/text.done"
-echo "$(cat "$folder/text.done")"
+cat "$folder/text.done"

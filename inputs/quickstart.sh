@@ -86,8 +86,10 @@ mkdir -p "$set"
 tokenizer=$set/tokenizer.model
 if [[ ! -f $set/tokens.done ]]; then
   rm -f "$set"/text_train_*.bin "$set"/text_val_*.bin "$set"/tokenizer.*
-  "$sdp" tokenize --train-model "$tokenizer" --vocab-size "$vocab" "$source"
-  "$sdp" tokenize --model "$tokenizer" --out "$set/text" --val-fraction 0.05 "$source"
+  "$sdp" tokenize --train-model "$tokenizer" --vocab-size "$vocab" --jsonl-field text \
+    "$source"
+  "$sdp" tokenize --model "$tokenizer" --out "$set/text" --val-fraction 0.05 \
+    --jsonl-field text "$source"
   touch "$set/tokens.done"
 else
   echo "      kept from before: $set"
