@@ -67,11 +67,13 @@ else()
 endif()
 target_link_libraries(sdp_dep_hdf5 INTERFACE MPI::MPI_CXX)
 
-pkg_check_modules(SDP_SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
-find_library(SDP_SENTENCEPIECE_TRAIN sentencepiece_train HINTS ${SDP_SENTENCEPIECE_LIBRARY_DIRS}
-             REQUIRED)
+# Not by pkg-config: on Debian 13 that file asks for protobuf's, which its headers do not need.
+find_path(SDP_SENTENCEPIECE_INCLUDE_DIR sentencepiece_processor.h REQUIRED)
+find_library(SDP_SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
+find_library(SDP_SENTENCEPIECE_TRAIN sentencepiece_train REQUIRED)
 add_library(sdp_dep_sentencepiece INTERFACE)
-target_link_libraries(sdp_dep_sentencepiece INTERFACE PkgConfig::SDP_SENTENCEPIECE
+target_include_directories(sdp_dep_sentencepiece SYSTEM INTERFACE ${SDP_SENTENCEPIECE_INCLUDE_DIR})
+target_link_libraries(sdp_dep_sentencepiece INTERFACE ${SDP_SENTENCEPIECE_LIBRARY}
                                                       ${SDP_SENTENCEPIECE_TRAIN})
 
 pkg_check_modules(SDP_ZSTD REQUIRED IMPORTED_TARGET libzstd)

@@ -11,7 +11,7 @@ if(NOT SDP_KERNELS_ONLY)
   list(APPEND _sdp_lines
        "  MPI               ${MPI_CXX_VERSION} (${MPI_CXX_COMPILER})"
        "  HDF5 (parallel)   ${HDF5_VERSION}"
-       "  sentencepiece     ${SDP_SENTENCEPIECE_VERSION}"
+       "  sentencepiece     ${SDP_SENTENCEPIECE_LIBRARY}"
        "  fmt, spdlog       ${fmt_VERSION}, ${spdlog_VERSION}"
        "  zlib, zstd        ${ZLIB_VERSION_STRING}, ${SDP_ZSTD_VERSION}")
 endif()

@@ -7,10 +7,13 @@
 # it once per rank count as NAME.<ranks>. Labels default to "unit" ("mpi" with RANKS).
 
 # Everything a test must not inherit from the machine: oversubscription, root, and thread counts.
+# Open MPI 4 reads the OMPI_MCA settings, Open MPI 5 the PRTE_MCA ones.
 set(SDP_TEST_ENVIRONMENT
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_PROC_BIND=false OMPI_ALLOW_RUN_AS_ROOT=1
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-    OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_base_warn_component_unused=0
+    OMPI_MCA_hwloc_base_binding_policy=none
+    PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
+    OMPI_MCA_btl_base_warn_component_unused=0
     ASAN_OPTIONS=detect_leaks=0)
 
 function(sdp_mpi_command out ranks)
