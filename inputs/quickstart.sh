@@ -96,27 +96,20 @@ else
 fi
 done_in
 
-# One thread a rank. Ranks may outnumber cores or share them, and root may start them.
-export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_base_warn_component_unused=0
-if [[ $(id -u) == 0 ]]; then
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-fi
-mpirun=$(command -v mpirun.openmpi || command -v mpirun)
-
+source inputs/mpi_environment.sh
 mkdir -p runs
 run=1
 while ! mkdir "runs/quickstart-$(printf %02d "$run")" 2>/dev/null; do run=$((run + 1)); done
 out=runs/quickstart-$(printf %02d "$run")
 step "Training on $ranks ranks ($out)"
-"$mpirun" -n "$ranks" "$sdp" train inputs/llama-quickstart.toml "run.out_dir=$out" \
+"$SDP_MPIRUN" -n "$ranks" "$sdp" train inputs/llama-quickstart.toml "run.out_dir=$out" \
   "data.train=[\"$set/text_train_*.bin\"]" "data.val=[\"$set/text_val_*.bin\"]" \
   "data.tokenizer=$tokenizer" "model.vocab_size=$vocab" ${steps:+"train.steps=$steps"}
 checkpoint=$out/checkpoints/$(<"$out/checkpoints/latest")
 done_in
 
 step "Evaluation on held-out text"
-"$mpirun" -n "$ranks" "$sdp" eval "$out/config.toml" --checkpoint "$checkpoint"
+"$SDP_MPIRUN" -n "$ranks" "$sdp" eval "$out/config.toml" --checkpoint "$checkpoint"
 done_in
 
 step "Loss curve"

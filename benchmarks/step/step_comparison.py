@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alternates training runs of sdp and of the PyTorch peer and prints one table of medians.
 
-Started by run_step_comparison.sh, which pins the thread counts. Figures:
+Started by run_step_comparison.sh, which sets thread counts and placement. Figures:
 
   tokens/s    over all processes, median over the steps of a run, then over the rounds
   GFLOP/s     model FLOPs a process: 6 * (parameters without the embedding table) * tokens
@@ -77,7 +77,7 @@ def run(command):
 def run_sdp(binary, ranks, steps, micro_batch=BATCH):
     out = RUNS / f"sdp-{ranks}-{micro_batch}"
     shutil.rmtree(out, ignore_errors=True)
-    launch = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
+    launch = [os.environ.get("SDP_MPIRUN", "mpirun"), "-n", str(ranks)] if ranks > 1 else []
     run([*launch, binary, "train", DECK, f"run.out_dir={out}", f"train.steps={WARMUP + steps}",
          f"train.micro_batch={micro_batch}", f"train.global_batch={ranks * micro_batch}",
          f'data.train=["{DATA}/random_train_*.bin"]', f'data.val=["{DATA}/random_val_*.bin"]'])
