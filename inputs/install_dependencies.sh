@@ -46,7 +46,7 @@ if ((${#missing[@]} > 0)); then
     fi
     as_root=(sudo)
   fi
-  echo "Installing ${#missing[@]} packages: ${missing[*]}"
+  echo "Installing missing packages: ${missing[*]}"
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
   if ! "${as_root[@]}" apt-get update -qq >"$log" 2>&1; then
