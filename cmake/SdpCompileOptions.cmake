@@ -19,6 +19,10 @@ target_compile_options(sdp_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fno-math
 
 target_compile_options(sdp_options INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
                                              -Woverloaded-virtual -Wunused)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
+  # False findings inside std::string concatenation (GCC bug 105651).
+  target_compile_options(sdp_options INTERFACE -Wno-restrict -Wno-stringop-overflow)
+endif()
 if(SDP_WARNINGS_AS_ERRORS)
   target_compile_options(sdp_options INTERFACE -Werror)
 endif()

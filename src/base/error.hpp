@@ -23,8 +23,14 @@ class Error : public std::runtime_error {
   Error(ExitCode code, std::string const& what) : std::runtime_error(what), m_code(code) {}
   ExitCode code() const { return m_code; }
 
+  /// Whether every rank throws this same error, so that one of them speaks for all and no rank is
+  /// left waiting. An error that only some ranks know of must end the others by force.
+  bool agreed() const { return m_agreed; }
+  void set_agreed() { m_agreed = true; }
+
  private:
   ExitCode m_code;
+  bool m_agreed = false;
 };
 
 /// Bad usage, deck, input header, size or glob, found before anything is written (exit code 2).

@@ -20,18 +20,24 @@ T reduce(MPI_Comm comm, T value, MPI_Datatype type, MPI_Op op) {
   return result;
 }
 
+template <class E>
+[[noreturn]] void throw_agreed(E error) {
+  error.set_agreed();
+  throw error;
+}
+
 [[noreturn]] void rethrow(ExitCode code, std::string const& text) {
   switch (code) {
     case ExitCode::usage:
-      throw ConfigError(text);
+      throw_agreed(ConfigError(text));
     case ExitCode::data:
-      throw DataError(text);
+      throw_agreed(DataError(text));
     case ExitCode::non_finite:
-      throw NonFiniteError(text);
+      throw_agreed(NonFiniteError(text));
     case ExitCode::communication:
-      throw CommunicationError(text);
+      throw_agreed(CommunicationError(text));
     default:
-      throw Error(code, text);
+      throw_agreed(Error(code, text));
   }
 }
 
