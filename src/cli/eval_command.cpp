@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/memory_ledger.hpp"
+#include "cli/commands.hpp"
+#include "config/load.hpp"
+#include "kernels/core/team.hpp"
+#include "models/llama.hpp"
+#include "train/evaluate.hpp"
+#include "train/inputs.hpp"
+
+namespace sdp::cli {
+
+namespace {
+
+template <class V>
+EvalResult evaluate_model(World const& world, Config const& config, std::string const& weights_path,
+                          TokenDataset& data) {
+  const ExecSpace exec;
+  const ParameterTable table(llama_tensors(config.model.llama));
+  View1<V> weights;
+  std::optional<Llama<V>> model;
+  world.collectively([&] {
+    {
+      MemoryScope scope(MemoryCategory::weights);
+      weights = View1<V>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::cli::weights"),
+                         table.size());
+    }
+    load_weights(weights_path, config.model.llama, table, weights);
+    model.emplace(config.model.llama, table, config.train.micro_batch, config.train.seq_len,
+                  Recompute::none, false);
+  });
+  return evaluate(world, exec, *model, weights, data, config.train.global_batch,
+                  config.train.micro_batch, config.train.eval_batches);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Action& action) {
+  struct Options {
+    std::string deck, checkpoint;
+    std::vector<std::string> overrides;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("eval", "Validation loss of a model on data.val of a deck");
+  command->add_option("DECK", options->deck, "Deck in TOML")->required();
+  command->add_option("OVERRIDES", options->overrides, "section.key=value, wins over the deck");
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "Checkpoint (.h5), Hugging Face folder or safetensors file")
+      ->required();
+  command->add_flag("--json", options->json, "Print one JSON object and nothing else");
+  command->callback([&action, options] {
+    action = [options](World const* world) {
+      Launch launch;
+      launch.ranks = world->size();
+      launch.gpu = !kernels::k_is_host<ExecSpace>;
+      launch.training = false;
+      const Config config = world->collectively([&] {
+        Config loaded = load_deck(options->deck, options->overrides, launch);
+        if (loaded.data.val.empty())
+          throw ConfigError("data.val of \"" + options->deck +
+                            "\" is empty: eval needs a validation "
+                            "set");
+        return loaded;
+      });
+      const DataSets data = open_data(*world, config, false);
+      const EvalResult result =
+          config.run.precision == Precision::fp64
+              ? evaluate_model<double>(*world, config, options->checkpoint, *data.val)
+              : evaluate_model<float>(*world, config, options->checkpoint, *data.val);
+      if (!world->is_root()) return ExitCode::ok;
+      const double perplexity = std::exp(result.val_loss);
+      if (options->json)
+        fmt::print("{}\n", nlohmann::ordered_json{{"val_loss", result.val_loss},
+                                                  {"perplexity", perplexity},
+                                                  {"samples", result.samples},
+                                                  {"targets", result.targets}}
+                               .dump());
+      else
+        fmt::print("validation loss {:.6f}  perplexity {:.4f}  samples {}  targets {}\n",
+                   result.val_loss, perplexity, result.samples, result.targets);
+      return ExitCode::ok;
+    };
+  });
+}
+
+}  // namespace sdp::cli

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `sdp` command: arguments, MPI and Kokkos, and the one place where errors become exit codes.
+#include <mpi.h>
+
+#include <Kokkos_Core.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+
+#include "base/log.hpp"
+#include "base/memory_ledger.hpp"
+#include "cli/commands.hpp"
+#include "comm/mpi_session.hpp"
+
+namespace sdp::cli {
+
+namespace {
+
+int to_status(ExitCode code) {
+  return static_cast<int>(code);
+}
+
+/// Parses the arguments; a status to exit with, or nothing when `action` is to be run. Only a
+/// process that may speak prints.
+std::optional<int> parse(int argc, char** argv, bool speaks, Action& action) {
+  CLI::App app{"Pre-trains neural networks with Subnetwork Data Parallelism"};
+  app.name("sdp");
+  app.require_subcommand(0, 1);
+  bool version = false;
+  app.add_flag("--version", version, "Print versions of the program and its libraries");
+  add_train(app, action);
+  add_eval(app, action);
+  add_export(app, action);
+  add_import(app, action);
+  add_info(app, action);
+  add_tokenize(app, action);
+  add_sample(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (CLI::CallForHelp const&) {
+    if (speaks) std::fputs(app.help().c_str(), stdout);
+    return to_status(ExitCode::ok);
+  } catch (CLI::ParseError const& error) {
+    // Help of a subcommand arrives here as well.
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+      if (speaks) app.exit(error);
+      return to_status(ExitCode::ok);
+    }
+    if (speaks) log::error(std::string(error.what()) + " (sdp --help lists the commands)");
+    return to_status(ExitCode::usage);
+  }
+  if (version) {
+    if (speaks) std::fputs(version_text().c_str(), stdout);
+    return to_status(ExitCode::ok);
+  }
+  if (!action) {
+    if (speaks) std::fputs(app.help().c_str(), stderr);
+    return to_status(ExitCode::usage);
+  }
+  return std::nullopt;
+}
+
+/// A job step of several tasks in which every process believes to be alone means an MPI that does
+/// not fit the launcher; it would train the same model many times over.
+void check_launcher(World const& world) {
+  char const* tasks = std::getenv("SLURM_NTASKS");
+  if (world.size() == 1 && tasks && std::atoi(tasks) > 1 && std::getenv("SLURM_PROCID"))
+    throw ConfigError(std::string("SLURM_NTASKS is ") + tasks +
+                      " but MPI sees one rank: launch with an MPI that srun supports "
+                      "(srun --mpi=list) or with mpirun");
+}
+
+int run(Action const& action, World const* world) {
+  try {
+    if (world) world->collectively([&] { check_launcher(*world); });
+    return to_status(action(world));
+  } catch (Error const& error) {
+    const bool alone = !world || world->size() == 1;
+    if (alone || world->is_root() || !error.agreed()) log::error(error.what());
+    if (!alone && !error.agreed()) MpiSession::abort(error.code());
+    return to_status(error.code());
+  } catch (std::bad_alloc const&) {
+    log::error("out of memory");
+    if (world && world->size() > 1) MpiSession::abort(ExitCode::data);
+    return to_status(ExitCode::data);
+  } catch (std::exception const& error) {
+    log::error(error.what());
+    if (world && world->size() > 1) MpiSession::abort(ExitCode::data);
+    return to_status(ExitCode::data);
+  }
+}
+
+}  // namespace
+
+}  // namespace sdp::cli
+
+int main(int argc, char** argv) {
+  using namespace sdp;
+  using namespace sdp::cli;
+  const bool parallel = argc > 1 && is_parallel(argv[1]);
+  std::optional<MpiSession> session;
+  int rank = 0;
+  if (parallel) {
+    session.emplace(argc, argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  }
+  log::initialize(rank);
+  Kokkos::initialize(argc, argv);
+  memory_ledger::install();
+  int status = 0;
+  {
+    Action action;
+    const std::optional<int> early = parse(argc, argv, rank == 0, action);
+    if (early) {
+      status = *early;
+    } else if (parallel) {
+      const World world = World::from(MPI_COMM_WORLD);
+      status = run(action, &world);
+    } else {
+      status = run(action, nullptr);
+    }
+  }
+  Kokkos::finalize();
+  return status;
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/inputs.hpp"
+
+#include <filesystem>
+
+#include "base/error.hpp"
+#include "checkpoint/convert.hpp"
+#include "config/load.hpp"
+#include "data/glob.hpp"
+#include "models/llama_tensors.hpp"
+#include "train/run_folder.hpp"
+
+namespace sdp {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<TensorSpec> tensors_of(ModelConfig const& model) {
+  return llama_tensors(model.llama);
+}
+
+bool is_checkpoint(std::string const& path) {
+  return fs::path(path).extension() == ".h5";
+}
+
+}  // namespace
+
+DataSets open_data(World const& world, Config const& config, bool with_train) {
+  return world.collectively([&] {
+    const auto open = [&](char const* key, std::vector<std::string> const& patterns) {
+      return std::make_unique<TokenDataset>(key, expand_globs(key, patterns), config.data.format,
+                                            config.train.seq_len, config.model.llama.vocab_size);
+    };
+    DataSets sets;
+    if (with_train) sets.train = open("data.train", config.data.train);
+    if (!config.data.val.empty()) sets.val = open("data.val", config.data.val);
+    return sets;
+  });
+}
+
+StartPoint find_start(World const& world, Config const& config) {
+  const RunFolder folder(config.run.out_dir);
+  std::string resume_path;
+  world.collectively([&] {
+    if (!world.is_root()) return;
+    folder.check(config);
+    std::string const& resume = config.checkpoint.resume;
+    if (resume == "never") return;
+    if (resume == "auto") {
+      if (folder.holds_run()) resume_path = find_latest(folder.checkpoints()).value_or("");
+      return;
+    }
+    std::error_code error;
+    if (!fs::is_regular_file(resume, error))
+      throw ConfigError("checkpoint.resume \"" + resume + "\" is not a file");
+    resume_path = resume;
+  });
+  world.broadcast(resume_path);
+
+  StartPoint start;
+  world.collectively([&] {
+    if (resume_path.empty()) {
+      start.init_from = config.model.init_from;
+      if (start.init_from.empty()) return;
+      // Opening checks the headers; the weights are read later.
+      if (is_checkpoint(start.init_from))
+        CheckpointReader(start.init_from).check_tensors(tensors_of(config.model));
+      else
+        (void)open_import(start.init_from, tensors_of);
+      return;
+    }
+    start.resume.emplace(resume_path);
+    CheckpointInfo const& info = start.resume->info();
+    start.resume->check_tensors(tensors_of(config.model));
+    if (!info.header.deck.empty()) {
+      Launch launch;
+      launch.training = false;
+      require_same_run(parse_deck(info.header.deck, resume_path, {}, launch), config, resume_path);
+    }
+    start.finished = info.header.state.step >= config.train.steps && fs::exists(folder.summary());
+  });
+  return start;
+}
+
+template <class V>
+void load_weights(std::string const& path, LlamaConfig const& expected, ParameterTable const& table,
+                  View1<V> const& weights) {
+  if (is_checkpoint(path)) {
+    const CheckpointReader reader(path);
+    reader.check_tensors(table.tensors());
+    reader.read(k_group_model, table, weights);
+    return;
+  }
+  const ImportSource source = open_import(path, tensors_of);
+  const LlamaConfig& found = source.model.llama;
+  const auto same = [&](index_t a, index_t b, char const* key) {
+    if (a != b)
+      throw ConfigError("model.init_from \"" + path + "\" has " + key + " " + std::to_string(a) +
+                        ", the deck " + std::to_string(b));
+  };
+  same(found.vocab_size, expected.vocab_size, "vocab_size");
+  same(found.hidden_size, expected.hidden_size, "hidden_size");
+  same(found.intermediate_size, expected.intermediate_size, "intermediate_size");
+  same(found.num_layers, expected.num_layers, "num_layers");
+  same(found.num_heads, expected.num_heads, "num_heads");
+  same(found.num_kv_heads, expected.num_kv_heads, "num_kv_heads");
+  same(found.head_dim, expected.head_dim, "head_dim");
+  same(found.tie_embeddings, expected.tie_embeddings, "tie_embeddings");
+  read_model(source.reader, table, weights);
+}
+
+template void load_weights<float>(std::string const&, LlamaConfig const&, ParameterTable const&,
+                                  View1<float> const&);
+template void load_weights<double>(std::string const&, LlamaConfig const&, ParameterTable const&,
+                                   View1<double> const&);
+
+}  // namespace sdp

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "checkpoint/checkpoint.hpp"
+#include "comm/world.hpp"
+#include "config/config.hpp"
+#include "data/token_dataset.hpp"
+
+namespace sdp {
+
+/// The data sets of a deck, opened and with every header checked. `val` is absent where the deck
+/// names none.
+struct DataSets {
+  std::unique_ptr<TokenDataset> train;
+  std::unique_ptr<TokenDataset> val;
+};
+
+/// Collective; ConfigError, the same on every rank.
+DataSets open_data(World const& world, Config const& config, bool with_train);
+
+/// Where a run starts from: nothing, a checkpoint of its own that it continues, or other weights.
+struct StartPoint {
+  std::optional<CheckpointReader> resume;
+  std::string init_from;  ///< checkpoint file or safetensors, empty for random weights
+  bool finished = false;  ///< the run in out_dir has done all its steps
+};
+
+/// Decides it by checkpoint.resume, run.out_dir and model.init_from, and checks what it finds
+/// against the deck. Collective; errors are the same on every rank. Writes nothing.
+StartPoint find_start(World const& world, Config const& config);
+
+/// Reads weights into the flat buffer of a table from a checkpoint or from Hugging Face
+/// safetensors. Rank-local; ConfigError or DataError.
+template <class V>
+void load_weights(std::string const& path, LlamaConfig const& expected, ParameterTable const& table,
+                  View1<V> const& weights);
+
+extern template void load_weights<float>(std::string const&, LlamaConfig const&,
+                                         ParameterTable const&, View1<float> const&);
+extern template void load_weights<double>(std::string const&, LlamaConfig const&,
+                                          ParameterTable const&, View1<double> const&);
+
+}  // namespace sdp

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/metrics.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.hpp"
+#include "train/run_folder.hpp"
+
+namespace sdp {
+
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+Json optional(std::optional<double> const& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json range(MinMeanMax const& value) {
+  return {{"min", value.min}, {"mean", value.mean}, {"max", value.max}};
+}
+
+}  // namespace
+
+void MetricsLog::append_line(std::string const& line) const {
+  std::ofstream file(m_path, std::ios::app | std::ios::binary);
+  file << line << '\n' << std::flush;
+  if (!file) throw DataError("cannot write \"" + m_path.string() + "\": " + std::strerror(errno));
+}
+
+void MetricsLog::rewind(std::int64_t step) const {
+  std::ifstream file(m_path, std::ios::binary);
+  if (!file) return;
+  std::string kept;
+  if (step > 0) {
+    for (std::string line; std::getline(file, line);) {
+      const Json record = Json::parse(line, nullptr, false);
+      if (record.is_discarded() || !record.contains("step") || record["step"] > step) continue;
+      kept += line + '\n';
+    }
+  }
+  file.close();
+  write_file(m_path, kept);
+}
+
+void MetricsLog::append(TrainRecord const& r) const {
+  append_line(Json{
+      {"event", "train"},
+      {"step", r.step},
+      {"loss", r.loss},
+      {"grad_norm", r.grad_norm},
+      {"lr", r.lr},
+      {"samples", r.samples},
+      {"tokens", r.tokens},
+      {"step_ms", r.step_ms},
+      {"forward_ms", r.forward_ms},
+      {"backward_ms", r.backward_ms},
+      {"exchange_ms", r.exchange_ms},
+      {"optimizer_ms", r.optimizer_ms},
+      {"tokens_per_s", r.tokens_per_s},
+      {"mfu", optional(r.mfu)},
+      {"sent_bytes", r.sent_bytes},
+      {"recv_bytes", r.recv_bytes},
+      {"mem_peak_bytes", r.mem_peak_bytes},
+      {"skipped",
+       r.skipped}}.dump());
+}
+
+void MetricsLog::append(EvalRecord const& r) const {
+  append_line(Json{{"event", "eval"}, {"step", r.step}, {"val_loss", r.val_loss}}.dump());
+}
+
+void MetricsLog::append(CheckpointRecord const& r) const {
+  append_line(Json{
+      {"event", "checkpoint"},
+      {"step", r.step},
+      {"path", r.path},
+      {"seconds", r.seconds},
+      {"bytes",
+       r.bytes}}.dump());
+}
+
+std::string to_json(RunSummary const& s) {
+  Json memory;
+  for (int i = 0; i < k_memory_categories; ++i)
+    memory[name(static_cast<MemoryCategory>(i))] = {{"predicted", s.memory_predicted[i]},
+                                                    {"measured", range(s.memory_measured[i])}};
+  memory["total"] = {{"measured", range(s.memory_total)}};
+  return Json{{"steps", s.steps},
+              {"samples", s.samples},
+              {"tokens", s.tokens},
+              {"val_loss", optional(s.val_loss)},
+              {"best_val_loss", optional(s.best_val_loss)},
+              {"wall_seconds", s.wall_seconds},
+              {"step_ms", s.step_ms},
+              {"tokens_per_s", s.tokens_per_s},
+              {"parameters", s.parameters},
+              {"flops_per_rank", range(s.flops_per_rank)},
+              {"memory", memory},
+              {"process_peak_bytes", range(s.process_peak_bytes)},
+              {"process_model_bytes", range(s.process_model_bytes)},
+              {"sent_bytes_per_step",
+               {{"predicted", s.sent_bytes_predicted}, {"measured", s.sent_bytes_measured}}},
+              {"coverage", 1.0},
+              {"true_fraction", range({1.0, 1.0, 1.0})},
+              {"rho", 1.0},
+              {"skipped", s.skipped},
+              {"checkpoints", s.checkpoints}}
+             .dump(2) +
+         "\n";
+}
+
+}  // namespace sdp

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/progress.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+namespace sdp {
+
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void print(std::string const& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+std::string short_count(double value) {
+  if (value < 1e3) return fmt::format("{:.0f}", value);
+  if (value < 1e6) return fmt::format("{:.1f}k", value / 1e3);
+  if (value < 1e9) return fmt::format("{:.2f}M", value / 1e6);
+  return fmt::format("{:.3f}B", value / 1e9);
+}
+
+std::string short_bytes(double bytes) {
+  char const* const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int unit = 0;
+  while (bytes >= 1024.0 && unit < 4) {
+    bytes /= 1024.0;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, units[unit]);
+}
+
+std::string short_duration(double seconds) {
+  if (!std::isfinite(seconds) || seconds < 0) return "?";
+  const auto total = static_cast<long long>(seconds + 0.5);
+  if (total < 60) return fmt::format("{}s", total);
+  if (total < 3600) return fmt::format("{}m{:02}s", total / 60, total % 60);
+  return fmt::format("{}h{:02}m", total / 3600, total / 60 % 60);
+}
+
+Progress::Progress(bool active, std::int64_t first_step, std::int64_t steps)
+    : m_active(active),
+      m_terminal(active && ::isatty(STDOUT_FILENO) != 0),
+      m_first_step(first_step),
+      m_steps(steps),
+      m_started(now()) {}
+
+double Progress::remaining_seconds(std::int64_t step) const {
+  const double done = static_cast<double>(step - m_first_step);
+  return done > 0 ? (now() - m_started) / done * static_cast<double>(m_steps - step) : NAN;
+}
+
+void Progress::clear_live() {
+  if (m_live_shown) print("\r\033[K");
+  m_live_shown = false;
+}
+
+void Progress::line(TrainRecord const& r) {
+  if (!m_active) return;
+  clear_live();
+  const auto width = fmt::formatted_size("{}", m_steps);
+  print(fmt::format(
+      "step {:>{}}/{}  loss {:.4f}  |g| {:.3f}  lr {:.2e}  {:>7.1f} ms/step  {:>7} tokens/s  "
+      "ETA {}{}\n",
+      r.step, width, m_steps, r.loss, r.grad_norm, r.lr, r.step_ms, short_count(r.tokens_per_s),
+      short_duration(remaining_seconds(r.step)),
+      r.skipped ? fmt::format("  skipped {}", r.skipped) : ""));
+}
+
+void Progress::live(std::int64_t step) {
+  if (!m_terminal || now() - m_last_live < 0.2) return;
+  m_last_live = now();
+  constexpr int k_width = 30;
+  const int filled = static_cast<int>(k_width * step / m_steps);
+  print(fmt::format("\r[{}{}] step {}/{}  ETA {}\033[K", std::string(filled, '#'),
+                    std::string(k_width - filled, '.'), step, m_steps,
+                    short_duration(remaining_seconds(step))));
+  m_live_shown = true;
+}
+
+void Progress::evaluation(EvalRecord const& r, double seconds) {
+  if (!m_active) return;
+  clear_live();
+  print(fmt::format("step {}  validation loss {:.4f}  perplexity {:.2f}  ({})\n", r.step,
+                    r.val_loss, std::exp(r.val_loss), short_duration(seconds)));
+}
+
+void Progress::note(std::string const& text) {
+  if (!m_active) return;
+  clear_live();
+  print(text + "\n");
+}
+
+std::string closing_table(RunSummary const& s) {
+  std::string out;
+  const auto row = [&](char const* what, std::string const& value) {
+    out += fmt::format("  {:<26}{}\n", what, value);
+  };
+  out += "run finished\n";
+  row("steps", fmt::format("{} ({} tokens{})", s.steps, short_count(static_cast<double>(s.tokens)),
+                           s.skipped ? fmt::format(", {} skipped", s.skipped) : ""));
+  if (s.val_loss)
+    row("validation loss",
+        fmt::format("{:.4f} (perplexity {:.2f}; best {:.4f})", *s.val_loss, std::exp(*s.val_loss),
+                    s.best_val_loss.value_or(*s.val_loss)));
+  row("step time",
+      fmt::format("{:.1f} ms (median), {} tokens/s", s.step_ms, short_count(s.tokens_per_s)));
+  row("wall time", short_duration(s.wall_seconds));
+  row("sent per step and rank", fmt::format("{} (predicted {})", short_bytes(s.sent_bytes_measured),
+                                            short_bytes(s.sent_bytes_predicted)));
+  out += fmt::format("  {:<26}{:>12}{:>12}{:>12}{:>12}\n", "peak memory per rank", "predicted",
+                     "min", "mean", "max");
+  for (int i = 0; i < k_memory_categories; ++i) {
+    const MinMeanMax& m = s.memory_measured[i];
+    if (m.max <= 0) continue;
+    out += fmt::format(
+        "    {:<24}{:>12}{:>12}{:>12}{:>12}\n", name(static_cast<MemoryCategory>(i)),
+        s.memory_predicted[i] > 0 ? short_bytes(static_cast<double>(s.memory_predicted[i])) : "-",
+        short_bytes(m.min), short_bytes(m.mean), short_bytes(m.max));
+  }
+  out += fmt::format("    {:<24}{:>12}{:>12}{:>12}{:>12}\n", "all of these", "",
+                     short_bytes(s.memory_total.min), short_bytes(s.memory_total.mean),
+                     short_bytes(s.memory_total.max));
+  out += fmt::format("    {:<24}{:>12}{:>12}{:>12}{:>12}\n", "whole process", "",
+                     short_bytes(s.process_peak_bytes.min), short_bytes(s.process_peak_bytes.mean),
+                     short_bytes(s.process_peak_bytes.max));
+  return out;
+}
+
+}  // namespace sdp

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace sdp {
+
+/// Notes SIGUSR1, SIGUSR2, SIGTERM and SIGINT while it lives, so that a run can stop at the end of
+/// a step. The handler only sets a flag. A second SIGTERM or SIGINT two seconds or more after the
+/// first ends the process at once.
+class StopRequest {
+ public:
+  StopRequest();
+  ~StopRequest();
+  StopRequest(StopRequest const&) = delete;
+  StopRequest& operator=(StopRequest const&) = delete;
+
+  /// Whether this process was asked to stop; ranks agree on it elsewhere.
+  bool requested() const;
+};
+
+}  // namespace sdp
