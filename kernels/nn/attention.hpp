@@ -44,12 +44,23 @@ AttentionShape attention_shape(char const* name, QKV const& qkv, index_t num_hea
           static_cast<int>(qkv.extent(3))};
 }
 
-/// attention_backward with the loop order chosen by the caller.
-template <ExecutionSpace Exec, AnyView QKV, AnyView Out, AnyView Lse, AnyView DOut, AnyView Delta,
-          AnyView DQKV>
-void attention_backward_planned(Exec const& exec, AttentionPlan plan, QKV const& qkv,
-                                Out const& out, Lse const& lse, DOut const& d_out,
-                                index_t num_heads, Delta const& delta, DQKV const& d_qkv) {
+/// attention_forward with block sizes chosen by the caller.
+template <class Tuning, ExecutionSpace Exec, AnyView QKV, AnyView Out, AnyView Lse>
+void attention_forward_tuned(Exec const& exec, QKV const& qkv, index_t num_heads, Out const& out,
+                             Lse const& lse) {
+  constexpr char const* k_name = "sdp::kernels::attention_forward";
+  const AttentionShape shape = attention_shape(k_name, qkv, num_heads, out, lse);
+  if (shape.empty()) return;
+  using Pass = AttentionForward<Exec, value_t<QKV>, Tuning>;
+  launch_tiles(exec, k_name, Pass(shape, qkv.data(), out.data(), lse.data()));
+}
+
+/// attention_backward with block sizes and loop order chosen by the caller.
+template <class Tuning, ExecutionSpace Exec, AnyView QKV, AnyView Out, AnyView Lse, AnyView DOut,
+          AnyView Delta, AnyView DQKV>
+void attention_backward_tuned(Exec const& exec, AttentionPlan plan, QKV const& qkv, Out const& out,
+                              Lse const& lse, DOut const& d_out, index_t num_heads,
+                              Delta const& delta, DQKV const& d_qkv) {
   constexpr char const* k_name = "sdp::kernels::attention_backward";
   static_assert(std::is_same_v<value_t<QKV>, value_t<DQKV>> &&
                     std::is_same_v<value_t<QKV>, value_t<DOut>> &&
@@ -70,17 +81,17 @@ void attention_backward_planned(Exec const& exec, AttentionPlan plan, QKV const&
   attention_delta<Exec, T>(exec, shape, out.data(), d_out.data(), delta.data());
   const AttentionGradient<T> gradient{qkv.data(), lse.data(), d_out.data(), delta.data(),
                                       d_qkv.data()};
-  if constexpr (AttentionKeyValuePass<Exec, T, true>::k_available) {
+  if constexpr (Tuning::k_may_fuse && std::is_same_v<T, accum_t<T>>) {
     // One team a key/value head must be enough to keep the machine busy.
     const bool fill =
         shape.batch * shape.key_value_heads >= static_cast<index_t>(exec.concurrency());
     if (plan == AttentionPlan::fused || (plan == AttentionPlan::automatic && fill)) {
-      launch_tiles(exec, k_name, AttentionKeyValuePass<Exec, T, true>(shape, gradient));
+      launch_tiles(exec, k_name, AttentionKeyValuePass<Exec, T, Tuning, true>(shape, gradient));
       return;
     }
   }
-  launch_tiles(exec, k_name, AttentionKeyValuePass<Exec, T, false>(shape, gradient));
-  launch_tiles(exec, k_name, AttentionQueryPass<Exec, T>(shape, gradient));
+  launch_tiles(exec, k_name, AttentionKeyValuePass<Exec, T, Tuning, false>(shape, gradient));
+  launch_tiles(exec, k_name, AttentionQueryPass<Exec, T, Tuning>(shape, gradient));
 }
 
 }  // namespace Details
@@ -98,11 +109,8 @@ void attention_backward_planned(Exec const& exec, AttentionPlan plan, QKV const&
 template <ExecutionSpace Exec, ViewOfRank<4> QKV, ViewOfRank<4> Out, ViewOfRank<3> Lse>
 void attention_forward(Exec const& exec, QKV const& qkv, index_t num_heads, Out const& out,
                        Lse const& lse) {
-  constexpr char const* k_name = "sdp::kernels::attention_forward";
-  const Details::AttentionShape shape = Details::attention_shape(k_name, qkv, num_heads, out, lse);
-  if (shape.empty()) return;
-  using Pass = Details::AttentionForward<Exec, value_t<QKV>>;
-  Details::launch_tiles(exec, k_name, Pass(shape, qkv.data(), out.data(), lse.data()));
+  using Tuning = Details::DefaultAttentionTuning<Exec, value_t<QKV>>;
+  Details::attention_forward_tuned<Tuning>(exec, qkv, num_heads, out, lse);
 }
 
 /// Gradient of attention_forward with respect to queries, keys and values: with p recomputed from
@@ -120,8 +128,9 @@ template <ExecutionSpace Exec, ViewOfRank<4> QKV, ViewOfRank<4> Out, ViewOfRank<
 void attention_backward(Exec const& exec, QKV const& qkv, Out const& out, Lse const& lse,
                         DOut const& d_out, index_t num_heads, Delta const& delta,
                         DQKV const& d_qkv) {
-  Details::attention_backward_planned(exec, Details::AttentionPlan::automatic, qkv, out, lse, d_out,
-                                      num_heads, delta, d_qkv);
+  using Tuning = Details::DefaultAttentionTuning<Exec, value_t<QKV>>;
+  Details::attention_backward_tuned<Tuning>(exec, Details::AttentionPlan::automatic, qkv, out, lse,
+                                            d_out, num_heads, delta, d_qkv);
 }
 
 }  // namespace sdp::kernels

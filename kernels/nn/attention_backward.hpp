@@ -52,13 +52,12 @@ void attention_delta(Exec const& exec, AttentionShape const& shape, T const* out
 }
 
 /// What both backward passes do with one query tile and one key tile.
-template <class Exec, class T>
-struct AttentionBackwardPass : AttentionPass<Exec, T> {
-  using Base = AttentionPass<Exec, T>;
+template <class Exec, class T, class Tuning>
+struct AttentionBackwardPass : AttentionPass<Exec, T, Tuning> {
+  using Base = AttentionPass<Exec, T, Tuning>;
   using typename Base::A;
   using typename Base::Block;
   using typename Base::Member;
-  using typename Base::Tuning;
   static constexpr int k_width = Base::k_width;
   static constexpr int k_rows = Base::k_rows;
 
@@ -170,16 +169,15 @@ struct AttentionBackwardPass : AttentionPass<Exec, T> {
 /// dk and dv: one team a key tile, which loops over the query heads of its group and over query
 /// tiles in ascending order. Fused: one team a key/value head loops over its key tiles too and adds
 /// up dq in d_qkv itself, which therefore must be stored in the accumulation type.
-template <class Exec, class T, bool Fused>
-struct AttentionKeyValuePass : AttentionBackwardPass<Exec, T> {
-  using Base = AttentionBackwardPass<Exec, T>;
+template <class Exec, class T, class Tuning, bool Fused>
+struct AttentionKeyValuePass : AttentionBackwardPass<Exec, T, Tuning> {
+  using Base = AttentionBackwardPass<Exec, T, Tuning>;
   using typename Base::A;
   using typename Base::Block;
   using typename Base::Member;
-  using typename Base::Tuning;
   static constexpr int k_width = Base::k_width;
   static constexpr int k_rows = Base::k_rows;
-  static constexpr bool k_available = k_on_host<Exec> && std::is_same_v<T, accum_t<T>>;
+  static_assert(!Fused || std::is_same_v<T, A>);
 
   AttentionKeyValuePass(AttentionShape const& shape, AttentionGradient<T> const& tensors)
       : Base(shape, tensors, Fused ? 8 : 6) {}
@@ -264,13 +262,12 @@ struct AttentionKeyValuePass : AttentionBackwardPass<Exec, T> {
 };
 
 /// dq: one team a query tile, which loops over the key tiles in ascending order.
-template <class Exec, class T>
-struct AttentionQueryPass : AttentionBackwardPass<Exec, T> {
-  using Base = AttentionBackwardPass<Exec, T>;
+template <class Exec, class T, class Tuning>
+struct AttentionQueryPass : AttentionBackwardPass<Exec, T, Tuning> {
+  using Base = AttentionBackwardPass<Exec, T, Tuning>;
   using typename Base::A;
   using typename Base::Block;
   using typename Base::Member;
-  using typename Base::Tuning;
   static constexpr int k_width = Base::k_width;
   static constexpr int k_rows = Base::k_rows;
 

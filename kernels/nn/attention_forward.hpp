@@ -32,16 +32,16 @@ struct AttentionShape {
   double scale() const { return 1.0 / std::sqrt(static_cast<double>(head_dim)); }
 };
 
-template <class Exec>
-inline constexpr bool k_on_host =
-    Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible&&
-        std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
+/// Tuning for storage type T on an execution space.
+template <class Exec, class T>
+using DefaultAttentionTuning =
+    AttentionTuning<std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>, accum_t<T>>;
 
 /// What the tiled passes share: sizes, tile size, scratch.
-template <class Exec, class T>
+template <class Exec, class T, class TuningType>
 struct AttentionPass {
   using A = accum_t<T>;
-  using Tuning = AttentionTuning<k_on_host<Exec>, A>;
+  using Tuning = TuningType;
   using Member = typename Kokkos::TeamPolicy<Exec>::member_type;
   using Block = Tile<A, Tuning::k_width>;
   static constexpr int k_width = Tuning::k_width;
@@ -101,13 +101,12 @@ void launch_tiles(Exec const& exec, char const* name, Pass const& pass) {
 
 /// One team a query tile. Scores are kept transposed, (key, query): the running maximum and sum of
 /// a query then never cross lanes, and the only transposition is that of the query tile, made once.
-template <class Exec, class T>
-struct AttentionForward : AttentionPass<Exec, T> {
-  using Base = AttentionPass<Exec, T>;
+template <class Exec, class T, class Tuning>
+struct AttentionForward : AttentionPass<Exec, T, Tuning> {
+  using Base = AttentionPass<Exec, T, Tuning>;
   using typename Base::A;
   using typename Base::Block;
   using typename Base::Member;
-  using typename Base::Tuning;
   static constexpr int k_width = Base::k_width;
   static constexpr int k_rows = Base::k_rows;
 

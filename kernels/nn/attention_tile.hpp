@@ -83,6 +83,8 @@ struct AttentionTuning {
   static constexpr int k_scratch_level = OnHost ? 1 : 0;
   static constexpr int k_scratch_bytes = OnHost ? 512 * 1024 : 44 * 1024;
   static constexpr int k_max_tile = OnHost ? 128 : 32;
+  /// Whether one team a key/value head may compute the whole backward pass.
+  static constexpr bool k_may_fuse = OnHost;
   using Lanes = std::conditional_t<OnHost, VectorLanes<A, k_width>, PortableLanes<A, k_width>>;
   static_assert(k_width % k_rows == 0 && k_width % k_softmax_width == 0);
 
@@ -112,9 +114,6 @@ struct Tile {
   A* data;
   int rows;
   KOKKOS_FORCEINLINE_FUNCTION A* panel(int p) const { return data + p * rows * Width; }
-  KOKKOS_FORCEINLINE_FUNCTION A& at(int row, int column) const {
-    return data[(column / Width * rows + row) * Width + column % Width];
-  }
 };
 
 /// What a product does with what the result tile held.

@@ -118,8 +118,18 @@ Reference reference(Shape const& s, std::vector<double> const& qkv,
   return r;
 }
 
-/// The kernels on one set of inputs, every output pre-filled with NaN.
 template <class T>
+using DefaultTuning = Details::DefaultAttentionTuning<Exec, T>;
+
+/// Block sizes of a device with teams that every execution space has.
+template <class T>
+struct DeviceBlocks : Details::AttentionTuning<false, accum_t<T>> {
+  static constexpr int k_team_size =
+      std::is_same_v<Exec::memory_space, Kokkos::HostSpace> ? 1 : 128;
+};
+
+/// The kernels on one set of inputs, every output pre-filled with NaN.
+template <class T, class Tuning = DefaultTuning<T>>
 Reference run(Shape const& s, std::vector<double> const& qkv_values,
               std::vector<double> const& d_out_values, Plan plan) {
   using A = accum_t<T>;
@@ -136,8 +146,9 @@ Reference run(Shape const& s, std::vector<double> const& qkv_values,
   assign(lse, nan_values(static_cast<index_t>(lse.size())));
   assign(delta, nan_values(static_cast<index_t>(lse.size())));
   Exec exec;
-  attention_forward(exec, qkv, s.heads, out, lse);
-  Details::attention_backward_planned(exec, plan, qkv, out, lse, d_out, s.heads, delta, d_qkv);
+  Details::attention_forward_tuned<Tuning>(exec, qkv, s.heads, out, lse);
+  Details::attention_backward_tuned<Tuning>(exec, plan, qkv, out, lse, d_out, s.heads, delta,
+                                            d_qkv);
   exec.fence();
   return {values_of(out), values_of(lse), values_of(d_qkv)};
 }
@@ -159,13 +170,13 @@ const Shape k_shapes[] = {
     {1, 200, 2, 1, 96}, {1, 257, 1, 1, 64}, {1, 40, 2, 1, 256},  {1, 129, 8, 2, 2},
 };
 
-template <class T>
+template <class T, class Tuning = DefaultTuning<T>>
 void check_against_reference(Plan plan, double forward_tolerance, double backward_tolerance) {
   for (Shape const& s : k_shapes) {
     const auto qkv = random_values(s.qkv_size(), 1);
     const auto d_out = random_values(s.out_size(), 2);
     const Reference expected = reference(s, qkv, d_out);
-    const Reference actual = run<T>(s, qkv, d_out, plan);
+    const Reference actual = run<T, Tuning>(s, qkv, d_out, plan);
     EXPECT_LE(relative_error(actual.out, expected.out), forward_tolerance) << s.text();
     // A lse near zero by chance is measured against the scores it is made of.
     for (std::size_t i = 0; i < expected.lse.size(); ++i)
@@ -185,6 +196,12 @@ TEST(Attention, MatchesReferenceInFloat) {
   const double epsilon = std::numeric_limits<float>::epsilon();
   check_against_reference<float>(Plan::fused, 8 * epsilon, 16 * epsilon);
   check_against_reference<float>(Plan::split, 8 * epsilon, 16 * epsilon);
+}
+
+TEST(Attention, MatchesReferenceWithTheBlocksOfADevice) {
+  const double epsilon = std::numeric_limits<float>::epsilon();
+  check_against_reference<float, DeviceBlocks<float>>(Plan::automatic, 8 * epsilon, 16 * epsilon);
+  check_against_reference<double, DeviceBlocks<double>>(Plan::automatic, 1e-13, 1e-12);
 }
 
 TEST(Attention, MatchesReferenceInBf16Storage) {
