@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <toml++/toml.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +14,7 @@
 #include "base/error.hpp"
 #include "config/schema.hpp"
 #include "config/supported.hpp"
+#include "config/toml_parse.hpp"
 #include "config/validate.hpp"
 
 namespace sdp {
@@ -80,11 +80,10 @@ class Deck {
  public:
   Deck(std::string_view text, std::string const& source) : m_origin(source) {
     try {
-      m_file = toml::parse(text, source);
-    } catch (toml::parse_error const& error) {
-      const auto begin = error.source().begin;
-      deck_error(fmt::format("{}:{}:{}", source, begin.line, begin.column),
-                 fmt::format("not valid TOML: {}", error.description()));
+      m_file = Details::parse_toml(text);
+    } catch (Details::TomlError const& error) {
+      deck_error(fmt::format("{}:{}:{}", source, error.where.line, error.where.column),
+                 fmt::format("not valid TOML: {}", error.what));
     }
     // Tables are sorted by name: report the first fault of the file, not of the alphabet.
     std::vector<std::pair<std::string, toml::node const*>> entries;
@@ -139,15 +138,15 @@ class Deck {
  private:
   static toml::table override_value(std::string const& where, std::string const& value) {
     try {
-      auto table = toml::parse("value = " + value);
+      auto table = Details::parse_toml("value = " + value);
       if (table.size() == 1) return table;
-    } catch (toml::parse_error const&) {
+    } catch (Details::TomlError const&) {
       // Not TOML: a string.
     }
     try {
       // Checks that the bytes are text; the literal form has no escapes to interpret.
-      (void)toml::parse("# " + value.substr(0, value.find('\n')));
-    } catch (toml::parse_error const&) {
+      (void)Details::parse_toml("# " + value.substr(0, value.find('\n')));
+    } catch (Details::TomlError const&) {
       deck_error(where, "the value is not valid UTF-8 text");
     }
     return toml::table{{"value", value}};

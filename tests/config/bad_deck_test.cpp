@@ -24,6 +24,8 @@ TEST(BadDeck, NotToml) {
   expect_error("[run]\nseed = 99999999999999999999\n", {"deck.toml:2:", "not valid TOML"});
   expect_error(std::string("[run]\nname = \"\xff\xfe\"\n"), {"deck.toml:2:", "not valid TOML"});
   expect_error(std::string("\x7f\x45LF\x02\x01\x00\x00", 8), {"deck.toml:1:1", "not valid TOML"});
+  expect_error("# c\n[run]\nname = 'x'\n[# no name\nseed = 1\n",
+               {"deck.toml:4:", "not valid TOML"});
   expect_error("[run]\nname = \"open\n", {"deck.toml:2:", "not valid TOML"});
 }
 
