@@ -87,8 +87,9 @@ void MetricsLog::append(CheckpointRecord const& r) const {
 std::string to_json(RunSummary const& s) {
   Json memory;
   for (int i = 0; i < k_memory_categories; ++i)
-    memory[name(static_cast<MemoryCategory>(i))] = {{"predicted", s.memory_predicted[i]},
-                                                    {"measured", range(s.memory_measured[i])}};
+    memory[name(static_cast<MemoryCategory>(i))] = {
+        {"predicted", s.memory_predicted[i] ? Json(*s.memory_predicted[i]) : Json(nullptr)},
+        {"measured", range(s.memory_measured[i])}};
   memory["total"] = {{"measured", range(s.memory_total)}};
   return Json{{"steps", s.steps},
               {"samples", s.samples},

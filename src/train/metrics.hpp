@@ -73,7 +73,8 @@ struct RunSummary {
   double tokens_per_s = 0;
   MinMeanMax flops_per_rank;
   std::array<MinMeanMax, k_memory_categories> memory_measured;  ///< peak per category
-  std::array<std::int64_t, k_memory_categories> memory_predicted{};
+  /// Absent where there is no formula for a category.
+  std::array<std::optional<std::int64_t>, k_memory_categories> memory_predicted;
   MinMeanMax memory_total;         ///< peak of the sum
   MinMeanMax process_peak_bytes;   ///< high-water mark of the resident set
   MinMeanMax process_model_bytes;  ///< the same less the resident set before the model was built

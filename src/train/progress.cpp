@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 namespace sdp {
 
@@ -19,6 +20,13 @@ double now() {
 void print(std::string const& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
+}
+
+/// Launchers give ranks a pseudo-terminal even where their own output goes to a file.
+bool has_launcher() {
+  for (char const* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_PROCID"})
+    if (std::getenv(variable)) return true;
+  return false;
 }
 
 }  // namespace
@@ -50,7 +58,7 @@ std::string short_duration(double seconds) {
 
 Progress::Progress(bool active, std::int64_t first_step, std::int64_t steps)
     : m_active(active),
-      m_terminal(active && ::isatty(STDOUT_FILENO) != 0),
+      m_terminal(active && !has_launcher() && ::isatty(STDOUT_FILENO) != 0),
       m_first_step(first_step),
       m_steps(steps),
       m_started(now()) {}
@@ -125,7 +133,7 @@ std::string closing_table(RunSummary const& s) {
     if (m.max <= 0) continue;
     out += fmt::format(
         "    {:<24}{:>12}{:>12}{:>12}{:>12}\n", name(static_cast<MemoryCategory>(i)),
-        s.memory_predicted[i] > 0 ? short_bytes(static_cast<double>(s.memory_predicted[i])) : "-",
+        s.memory_predicted[i] ? short_bytes(static_cast<double>(*s.memory_predicted[i])) : "-",
         short_bytes(m.min), short_bytes(m.mean), short_bytes(m.max));
   }
   out += fmt::format("    {:<24}{:>12}{:>12}{:>12}{:>12}\n", "all of these", "",

@@ -389,7 +389,6 @@ class Trainer {
       s.memory_measured[i] = m_world.min_mean_max(static_cast<double>(usage.peak));
     }
     const std::int64_t flat = m_table.size() * static_cast<std::int64_t>(sizeof(V));
-    s.memory_predicted.fill(-1);
     s.memory_predicted[static_cast<int>(MemoryCategory::weights)] = flat;
     s.memory_predicted[static_cast<int>(MemoryCategory::gradients)] = flat;
     s.memory_predicted[static_cast<int>(MemoryCategory::optimizer)] =
