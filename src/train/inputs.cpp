@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/inputs.hpp"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 
 #include "base/error.hpp"
@@ -22,6 +24,26 @@ std::vector<TensorSpec> tensors_of(ModelConfig const& model) {
 
 bool is_checkpoint(std::string const& path) {
   return fs::path(path).extension() == ".h5";
+}
+
+/// ConfigError that names the first key in which the model of a file differs from the deck's.
+void require_same_model(LlamaConfig const& found, LlamaConfig const& expected,
+                        std::string const& path) {
+  const auto same = [&](auto in_file, auto in_deck, char const* key) {
+    if (in_file != in_deck)
+      throw ConfigError(
+          fmt::format("model.{} is {} in the deck, but {} in \"{}\"", key, in_deck, in_file, path));
+  };
+  same(found.vocab_size, expected.vocab_size, "vocab_size");
+  same(found.hidden_size, expected.hidden_size, "hidden_size");
+  same(found.intermediate_size, expected.intermediate_size, "intermediate_size");
+  same(found.num_layers, expected.num_layers, "num_layers");
+  same(found.num_heads, expected.num_heads, "num_heads");
+  same(found.num_kv_heads, expected.num_kv_heads, "num_kv_heads");
+  same(found.head_dim, expected.head_dim, "head_dim");
+  same(found.tie_embeddings, expected.tie_embeddings, "tie_embeddings");
+  same(found.rope_theta, expected.rope_theta, "rope_theta");
+  same(found.rms_norm_eps, expected.rms_norm_eps, "rms_norm_eps");
 }
 
 }  // namespace
@@ -64,14 +86,19 @@ StartPoint find_start(World const& world, Config const& config) {
       start.init_from = config.model.init_from;
       if (start.init_from.empty()) return;
       // Opening checks the headers; the weights are read later.
-      if (is_checkpoint(start.init_from))
-        CheckpointReader(start.init_from).check_tensors(tensors_of(config.model));
-      else
-        (void)open_import(start.init_from, tensors_of);
+      if (is_checkpoint(start.init_from)) {
+        const CheckpointReader reader(start.init_from);
+        require_same_model(reader.info().header.model.llama, config.model.llama, start.init_from);
+        reader.check_tensors(tensors_of(config.model));
+      } else {
+        require_same_model(open_import(start.init_from, tensors_of).model.llama, config.model.llama,
+                           start.init_from);
+      }
       return;
     }
     start.resume.emplace(resume_path);
     CheckpointInfo const& info = start.resume->info();
+    require_same_model(info.header.model.llama, config.model.llama, resume_path);
     start.resume->check_tensors(tensors_of(config.model));
     if (!info.header.deck.empty()) {
       Launch launch;
@@ -88,25 +115,13 @@ void load_weights(std::string const& path, LlamaConfig const& expected, Paramete
                   View1<V> const& weights) {
   if (is_checkpoint(path)) {
     const CheckpointReader reader(path);
+    require_same_model(reader.info().header.model.llama, expected, path);
     reader.check_tensors(table.tensors());
     reader.read(k_group_model, table, weights);
     return;
   }
   const ImportSource source = open_import(path, tensors_of);
-  const LlamaConfig& found = source.model.llama;
-  const auto same = [&](index_t a, index_t b, char const* key) {
-    if (a != b)
-      throw ConfigError("model.init_from \"" + path + "\" has " + key + " " + std::to_string(a) +
-                        ", the deck " + std::to_string(b));
-  };
-  same(found.vocab_size, expected.vocab_size, "vocab_size");
-  same(found.hidden_size, expected.hidden_size, "hidden_size");
-  same(found.intermediate_size, expected.intermediate_size, "intermediate_size");
-  same(found.num_layers, expected.num_layers, "num_layers");
-  same(found.num_heads, expected.num_heads, "num_heads");
-  same(found.num_kv_heads, expected.num_kv_heads, "num_kv_heads");
-  same(found.head_dim, expected.head_dim, "head_dim");
-  same(found.tie_embeddings, expected.tie_embeddings, "tie_embeddings");
+  require_same_model(source.model.llama, expected, path);
   read_model(source.reader, table, weights);
 }
 

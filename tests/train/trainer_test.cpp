@@ -226,7 +226,7 @@ TEST_F(Trainer, StartsFromTheWeightsOfAnotherRun) {
                       {"model.init_from=" + checkpoint, "train.steps=1", "optimizer.lr=0.0",
                        "schedule.warmup_steps=0"}));
   EXPECT_EQ(weights(out("b") / "checkpoints/step-00000001.h5"), final_weights("a"));
-  expect_error(ExitCode::data, "model.", [&] {
+  expect_error(ExitCode::usage, "model.hidden_size is 32 in the deck, but 16 in", [&] {
     train(m_world, deck(m_world, "c", {"model.init_from=" + checkpoint, "model.hidden_size=32"}));
   });
   EXPECT_FALSE(std::filesystem::exists(out("c")));
