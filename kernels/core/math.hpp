@@ -11,17 +11,16 @@ namespace sdp::kernels {
 // Branch-free exponentials that a compiler vectorises without fast-math. std::exp is a library call
 // in every inner loop otherwise, and costs ten times as much. Both saturate outside the finite
 // range and pass NaN through. Method: Cody and Waite reduction by ln 2 and the Cephes / Remez
-// polynomials.
+// polynomials. Outside the range the reduction gives anything; the two selections at the end
+// replace it.
 
-/// exp(x) to 2 ulp for finite results; 0 below -87.3 (denormal results are flushed), inf
-/// above 88.72.
+/// exp(x) to 2 ulp for finite results; 0 below -87.3 (denormal results are flushed), inf above
+/// 88.72.
 KOKKOS_INLINE_FUNCTION float vexp(float x) {
   constexpr float k_shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  float clamped = x < -87.33654f ? -87.33654f : x;
-  clamped = clamped > 88.72283f ? 88.72283f : clamped;
-  const float shifted = clamped * 1.44269504088896341f + k_shift;
+  const float shifted = x * 1.44269504088896341f + k_shift;
   const float n = shifted - k_shift;
-  float r = clamped - n * 0.693359375f;
+  float r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -29,31 +28,25 @@ KOKKOS_INLINE_FUNCTION float vexp(float x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // Scale by 2^n in two factors: n reaches 128, whose power is not a float.
-  std::int32_t bits;
-  memcpy(&bits, &shifted, sizeof(bits));
-  const std::int32_t exponent = bits - 0x4b400000;
-  const std::int32_t half = exponent >> 1;
-  const std::int32_t first_bits = (half + 127) << 23;
-  const std::int32_t second_bits = (exponent - half + 127) << 23;
-  float first, second;
-  memcpy(&first, &first_bits, sizeof(first));
-  memcpy(&second, &second_bits, sizeof(second));
-  float result = p * first * second;
-  result = x < -87.33654f ? 0.0f : result;
-  result = x > 88.72283f ? HUGE_VALF : result;
-  return x != x ? x : result;
+  p = p * (r * r) + r + 1.0f;
+  // Times 2^n: n stands in the low bits of `shifted` and is added to the exponent.
+  std::uint32_t bits, power;
+  memcpy(&bits, &p, sizeof(bits));
+  memcpy(&power, &shifted, sizeof(power));
+  bits += power << 23;
+  float result;
+  memcpy(&result, &bits, sizeof(result));
+  const float above = x + HUGE_VALF;  // inf, or NaN for NaN
+  result = x >= -87.33654f ? result : 0.0f;
+  return x <= 88.72283f ? result : above;
 }
 
 /// exp(x) in double precision; saturates as the float version does, at -708.39 and 709.78.
 KOKKOS_INLINE_FUNCTION double vexp(double x) {
   constexpr double k_shift = 6755399441055744.0;  // 1.5 * 2^52
-  double clamped = x < -708.39 ? -708.39 : x;
-  clamped = clamped > 709.782712893384 ? 709.782712893384 : clamped;
-  const double shifted = clamped * 1.4426950408889634074 + k_shift;
+  const double shifted = x * 1.4426950408889634074 + k_shift;
   const double n = shifted - k_shift;
-  double r = clamped - n * 6.93145751953125e-1;
+  double r = x - n * 6.93145751953125e-1;
   r = r - n * 1.42860682030941723212e-6;
   const double rr = r * r;
   double p = 1.26177193074810590878e-4;
@@ -65,19 +58,15 @@ KOKKOS_INLINE_FUNCTION double vexp(double x) {
   q = q * rr + 2.27265548208155028766e-1;
   q = q * rr + 2.00000000000000000009e0;
   const double ratio = 1.0 + 2.0 * (p / (q - p));
-  std::int64_t bits;
-  memcpy(&bits, &shifted, sizeof(bits));
-  const std::int64_t exponent = bits - 0x4338000000000000ll;
-  const std::int64_t half = exponent >> 1;
-  const std::int64_t first_bits = (half + 1023) << 52;
-  const std::int64_t second_bits = (exponent - half + 1023) << 52;
-  double first, second;
-  memcpy(&first, &first_bits, sizeof(first));
-  memcpy(&second, &second_bits, sizeof(second));
-  double result = ratio * first * second;
-  result = x < -708.39 ? 0.0 : result;
-  result = x > 709.782712893384 ? HUGE_VAL : result;
-  return x != x ? x : result;
+  std::uint64_t bits, power;
+  memcpy(&bits, &ratio, sizeof(bits));
+  memcpy(&power, &shifted, sizeof(power));
+  bits += power << 52;
+  double result;
+  memcpy(&result, &bits, sizeof(result));
+  const double above = x + HUGE_VAL;
+  result = x >= -708.39 ? result : 0.0;
+  return x <= 709.782712893384 ? result : above;
 }
 
 }  // namespace sdp::kernels
