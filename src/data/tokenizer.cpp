@@ -43,9 +43,9 @@ std::string_view first_word(std::string_view text) {
 
 /// Encoding a word at a time gives the same ids as encoding the text at once when no piece of the
 /// model reaches across the end of a word: none holds a newline, none a space behind another
-/// character, and neighbouring unknown characters never fuse because every byte has a piece. The
-/// constructor establishes this from the vocabulary, and from probes for what the vocabulary does
-/// not tell (normalisation); any doubt turns it off. Then most words come from a cache.
+/// character, and unknown characters on both sides do not fuse. The constructor establishes this
+/// from the vocabulary, and from probes for what the vocabulary does not tell (normalisation,
+/// unknown spaces and newlines); a failed probe turns it off. Then most words come from a cache.
 struct Tokenizer::Impl {
   std::string file;
   sentencepiece::SentencePieceProcessor processor;
@@ -121,18 +121,13 @@ struct Tokenizer::Impl {
     return true;
   }
 
-  bool has_bytes() const {
-    int count = 0;
-    for (int id = 0; id < processor.GetPieceSize(); ++id) count += processor.IsByte(id) ? 1 : 0;
-    return count == 256;
-  }
-
   void find_word_mode() {
     std::vector<std::int32_t> newline;
     whole("\n", 0, newline);  // none where the model turns a leading newline into nothing
     newline_ids = newline.size();
     by_word = true;
-    static constexpr std::array<std::string_view, 12> k_probes = {
+    // U+E000 and U+E001 are unknown to nearly every model.
+    static constexpr std::array<std::string_view, 13> k_probes = {
         "a",
         "\n",
         "a\n",
@@ -143,15 +138,16 @@ struct Tokenizer::Impl {
         "x\n\ty",
         "a  b   c ",
         "12 3\n4.5",
-        "\xC3\xA9\n\n \xEE\x80\x80\xEE\x80\x81\n\xEE\x80\x80",
-        "\r\n\tThe end.\r\n"};
+        "\r\n\tThe end.\r\n",
+        "\xEE\x80\x80 \xEE\x80\x81  \xEE\x80\x80",
+        "\xC3\xA9\n\n \xEE\x80\x80\xEE\x80\x81\n\xEE\x80\x80"};
     for (std::string_view probe : k_probes) {
       std::vector<std::int32_t> expected, split_ids;
       whole(probe, 0, expected);
       split(probe, false, split_ids);
       by_word = by_word && expected == split_ids;
     }
-    by_word = by_word && has_bytes() && pieces_end_with_words();
+    by_word = by_word && pieces_end_with_words();
     words.clear();
     word_ids.clear();
   }

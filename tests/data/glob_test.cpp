@@ -19,6 +19,16 @@ TEST(Glob, SortsInByteOrderWithinEachPatternAndKeepsTheOrderOfPatterns) {
                                       folder / "a_1.bin"}));
 }
 
+TEST(Glob, TheOrderOfTheFolderDoesNotMatter) {
+  Folder folder;
+  std::vector<std::string> expected;
+  for (int i = 0; i < 200; ++i)
+    expected.push_back(
+        write_file(folder / std::to_string(1000 + i * 7919 % 1000).append(".bin"), "x"));
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(expand_globs("data.train", {folder / "1*.bin"}), expected);
+}
+
 TEST(Glob, AFileOfTwoPatternsCountsOnce) {
   Folder folder;
   write_file(folder / "a.bin", "x");

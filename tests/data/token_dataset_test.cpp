@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/token_dataset.hpp"
 
+#include "base/memory_ledger.hpp"
 #include "tests/data/data_support.hpp"
 
 namespace sdp {
@@ -115,6 +116,19 @@ TEST(TokenDataset, KeepsFewOfManyShardsOpen) {
     EXPECT_EQ(open_files(), before + TokenDataset::k_max_open);
   }
   EXPECT_EQ(open_files(), before);
+}
+
+TEST(TokenDataset, ALongPassTakesNoMemory) {
+  Folder folder;
+  const index_t count = 1'000'000'000;
+  const auto path =
+      write_file(folder / "a.bin", llmc_header(20240520, 1, static_cast<std::int32_t>(count)));
+  std::filesystem::resize_file(path, static_cast<std::uintmax_t>(1024 + 2 * count));
+  TokenDataset data("data.train", {path}, TokenFormat::automatic, 256, 100);
+  sample_of(data, 0);
+  const auto before = resident_bytes();
+  for (index_t i = 0; i < 20'000; ++i) sample_of(data, i * 190);
+  EXPECT_LT(resident_bytes() - before, std::int64_t{8} << 20);
 }
 
 }  // namespace

@@ -100,6 +100,7 @@ TEST_F(TokenizerTest, EncodesAsTheLibraryDoesForOtherKindsOfModels) {
       "--remove_extra_whitespaces=false --add_dummy_prefix=false",
       "--model_type=bpe --byte_fallback=true",  // NFKC, runs of spaces become one
       "--model_type=bpe --byte_fallback=false --normalization_rule_name=identity",
+      "--model_type=bpe --byte_fallback=false",
       "--model_type=unigram --byte_fallback=true --normalization_rule_name=identity "
       "--remove_extra_whitespaces=false",
       "--model_type=bpe --byte_fallback=true --split_by_whitespace=false",
