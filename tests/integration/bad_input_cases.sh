@@ -72,7 +72,7 @@ refuse_deck "used out_dir" "run.out_dir|used|checkpoint.resume" run.out_dir=used
 saved=used/checkpoints/step-00000002.h5
 refuse "evaluation without a checkpoint" 2 "none.h5" eval deck.toml --checkpoint none.h5 \
   'data.val=["data/good.bin"]'
-refuse "evaluation of something else" 3 "deck.toml" eval deck.toml --checkpoint deck.toml \
+refuse "evaluation of something else" 2 "deck.toml" eval deck.toml --checkpoint deck.toml \
   'data.val=["data/good.bin"]'
 if [[ -f $saved ]]; then
   head -c 3000 "$saved" >truncated.h5
@@ -84,12 +84,13 @@ fi
 if ((ranks == 1)); then
   # Hugging Face folders
   accept "a good model" import hf/good --out imported.h5
-  for fault in overlap outside negative overflow duplicate json short missing length beyond tiny; do
+  for fault in overlap outside negative overflow duplicate json short length beyond tiny; do
     refuse "import: $fault" 2 "hf/$fault/model.safetensors" import "hf/$fault" --out new.h5
   done
-  refuse "import: vocab_size disagrees" 2 "hf/vocab|model.embed_tokens.weight|9" \
+  refuse "import: tensors are missing" 2 "hf/missing|no tensor" import hf/missing --out new.h5
+  refuse "import: vocab_size disagrees" 2 "hf/vocab/config.json|shape [8, 4]|[9, 4]" \
     import hf/vocab --out new.h5
-  refuse "import: hidden_size disagrees" 2 "hf/hidden|6" import hf/hidden --out new.h5
+  refuse "import: hidden_size disagrees" 2 "hf/hidden/config.json|shape [8, 4]|[8, 8]" import hf/hidden --out new.h5
   refuse "import: num_hidden_layers disagrees" 2 "hf/layers|model.layers.1" \
     import hf/layers --out new.h5
   refuse "import: no config.json" 2 "hf/noconfig|config.json" import hf/noconfig --out new.h5

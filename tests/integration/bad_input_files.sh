@@ -114,7 +114,7 @@ TOML
   printf 'text\n' >file
   local header all
   header=$(llama_header)
-  all=704
+  all=752
   hostile good "$header" $all
   hostile overlap "{\"a\":$(tensor 4 0 16),\"b\":$(tensor 4 8 24)}" 24
   hostile outside "{\"a\":$(tensor 4 0 16),\"b\":$(tensor 4 16 32)}" 24
@@ -132,7 +132,7 @@ TOML
   printf 'abc' >hf/tiny/model.safetensors
   for name in vocab hidden layers noconfig; do hostile $name "$header" $all; done
   hf_config hf/vocab/config.json 9 4 1
-  hf_config hf/hidden/config.json 8 6 1
+  hf_config hf/hidden/config.json 8 8 1
   hf_config hf/layers/config.json 8 4 2
   rm hf/noconfig/config.json
 }
