@@ -76,9 +76,9 @@ struct AttentionPass {
     }
   };
   KOKKOS_INLINE_FUNCTION Scratch scratch(Member const& team) const {
-    const int usable = m_scratch_bytes - 64;
-    return {
-        static_cast<A*>(team.team_scratch(Tuning::k_scratch_level).get_shmem_aligned(usable, 64))};
+    // A local copy: device code cannot bind a reference to a static member of the host.
+    const int level = Tuning::k_scratch_level;
+    return {static_cast<A*>(team.team_scratch(level).get_shmem_aligned(m_scratch_bytes - 64, 64))};
   }
   /// Positions in tile i, and the same rounded up to whole panels.
   KOKKOS_INLINE_FUNCTION int count(int i) const {

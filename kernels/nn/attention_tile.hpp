@@ -50,6 +50,11 @@ struct PortableLanes {
   }
 };
 
+#if defined(__CUDACC__)
+// nvcc refuses vector types in functions that it might compile for the device.
+template <class A, int N>
+using HostLanes = PortableLanes<A, N>;
+#else
 /// The same in one vector register of the host. Arrays of plain lanes reach between a tenth and the
 /// whole of this speed depending on how a compiler orders its passes.
 template <class A, int N>
@@ -66,6 +71,10 @@ struct VectorLanes {
     value = x.value > value ? x.value : value;
   }
 };
+
+template <class A, int N>
+using HostLanes = VectorLanes<A, N>;
+#endif
 
 /// Block sizes of attention for accumulation type A. On the host a team is one thread that works in
 /// vector registers, on a device a team shares the register blocks of a tile between its threads.
@@ -85,7 +94,7 @@ struct AttentionTuning {
   static constexpr int k_max_tile = OnHost ? 128 : 32;
   /// Whether one team a key/value head may compute the whole backward pass.
   static constexpr bool k_may_fuse = OnHost;
-  using Lanes = std::conditional_t<OnHost, VectorLanes<A, k_width>, PortableLanes<A, k_width>>;
+  using Lanes = std::conditional_t<OnHost, HostLanes<A, k_width>, PortableLanes<A, k_width>>;
   static_assert(k_width % k_rows == 0 && k_width % k_softmax_width == 0);
 
   /// Positions in a tile: the largest power of two times k_width for which `tiles_of_head` tiles of
