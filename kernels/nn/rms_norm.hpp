@@ -154,6 +154,7 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
         const index_t end =
             begin + k_rms_norm_rows_per_chunk < rows ? begin + k_rms_norm_rows_per_chunk : rows;
         // nvcc wants every captured name to be met outside of `if constexpr` first.
+        const index_t width = cols;
         auto const* w = weight.data();
         auto* d_x_data = d_x.data();
         auto* partial = partials.data();
@@ -165,12 +166,12 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
           const A scale = static_cast<A>(rstd(row));
           if constexpr (Input) {
             auto* d_x_row = d_x_data + row * d_x_stride;
-            const A dot = row_sum<A>(team, cols, [=](index_t j) {
+            const A dot = row_sum<A>(team, width, [=](index_t j) {
               return static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) * static_cast<A>(x_row[j]);
             });
             // xhat * mean(w * d_out * xhat), with xhat = x * rstd written out
-            const A factor = dot / static_cast<A>(cols) * scale * scale;
-            row_for(team, cols, [=](index_t j) {
+            const A factor = dot / static_cast<A>(width) * scale * scale;
+            row_for(team, width, [=](index_t j) {
               const A gradient = scale * (static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) -
                                           static_cast<A>(x_row[j]) * factor);
               d_x_row[j] = static_cast<value_t<DX>>(static_cast<A>(d_x_row[j]) + gradient);
@@ -180,7 +181,7 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
             // A thread always meets the same columns, so no barrier is needed between rows.
             auto* partial_row = partial + chunk * partial_stride;
             const bool first = row == begin;
-            row_for(team, cols, [=](index_t j) {
+            row_for(team, width, [=](index_t j) {
               const A before = first ? A(0) : partial_row[j];
               partial_row[j] =
                   before + static_cast<A>(d_out_row[j]) * (static_cast<A>(x_row[j]) * scale);
