@@ -4,6 +4,7 @@
 #include <KokkosBlas3_gemm.hpp>
 
 #include "kernels/core/checks.hpp"
+#include "kernels/core/compat.hpp"
 #include "kernels/core/concepts.hpp"
 
 namespace sdp::kernels {
@@ -47,11 +48,10 @@ void gemm([[maybe_unused]] Exec const& exec, Transpose transpose_a, Transpose tr
   }
   char const mode_a[] = {static_cast<char>(transpose_a), '\0'};
   char const mode_b[] = {static_cast<char>(transpose_b), '\0'};
-#if KOKKOS_VERSION >= 40000
-  KokkosBlas::gemm(exec, mode_a, mode_b, static_cast<T>(alpha), a, b, static_cast<T>(beta), c);
-#else
-  KokkosBlas::gemm(mode_a, mode_b, static_cast<T>(alpha), a, b, static_cast<T>(beta), c);
-#endif
+  if constexpr (k_blas_takes_space)
+    KokkosBlas::gemm(exec, mode_a, mode_b, static_cast<T>(alpha), a, b, static_cast<T>(beta), c);
+  else
+    KokkosBlas::gemm(mode_a, mode_b, static_cast<T>(alpha), a, b, static_cast<T>(beta), c);
 }
 
 }  // namespace sdp::kernels

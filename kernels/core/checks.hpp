@@ -19,7 +19,7 @@ template <AnyView V>
 std::string shape_string(V const& view) {
   std::ostringstream out;
   out << '(';
-  for (int axis = 0; axis < static_cast<int>(V::traits::dimension::rank); ++axis)
+  for (int axis = 0; axis < static_cast<int>(V::rank); ++axis)
     out << (axis ? "," : "") << view.extent(axis);
   out << ')';
   return out.str();
@@ -29,9 +29,8 @@ std::string shape_string(V const& view) {
 template <AnyView A, AnyView B>
 void require_same_shape(char const* kernel, char const* a_name, A const& a, char const* b_name,
                         B const& b) {
-  static_assert(static_cast<int>(A::traits::dimension::rank) ==
-                static_cast<int>(B::traits::dimension::rank));
-  for (int axis = 0; axis < static_cast<int>(A::traits::dimension::rank); ++axis)
+  static_assert(static_cast<int>(A::rank) == static_cast<int>(B::rank));
+  for (int axis = 0; axis < static_cast<int>(A::rank); ++axis)
     if (a.extent(axis) != b.extent(axis))
       throw ShapeError(std::string(kernel) + ": " + a_name + " " + shape_string(a) + " and " +
                        b_name + " " + shape_string(b) + " do not have the same shape");

@@ -5,6 +5,7 @@
 
 #include <Kokkos_Core.hpp>
 #include <string>
+#include <utility>
 
 namespace sdp::kernels {
 
@@ -17,6 +18,14 @@ void fence(Exec const& exec, [[maybe_unused]] char const* label) {
   exec.fence();
 #endif
 }
+
+/// What create_mirror_view returns for a View; the View's own name for it differs between versions.
+template <class V>
+using host_mirror_t = decltype(Kokkos::create_mirror_view(std::declval<V const&>()));
+
+/// Whether the BLAS calls of Kokkos Kernels take an execution space; those that do not run on the
+/// default instance.
+inline constexpr bool k_blas_takes_space = KOKKOS_VERSION >= 40000;
 
 /// Kokkos version as text, "3.4.1".
 inline std::string kokkos_version() {

@@ -33,7 +33,7 @@ template <class V>
 concept AnyView = Kokkos::is_view<V>::value;
 
 template <class V, int Rank>
-concept ViewOfRank = AnyView<V> &&(static_cast<int>(V::traits::dimension::rank) == Rank);
+concept ViewOfRank = AnyView<V> &&(static_cast<int>(V::rank) == Rank);
 
 /// A View whose last axis is contiguous: any vector that is not strided, LayoutRight otherwise.
 /// Kernels walk its rows by pointer.

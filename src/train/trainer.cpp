@@ -416,13 +416,13 @@ class Trainer {
   std::int64_t m_resident_before;
   ParameterTable m_table;
   TrainingState m_state;
-  View1<V> m_weights;                              // (n)
-  View1<V> m_grads;                                // (n)
-  View2<std::int32_t> m_inputs;                    // (B,T)
-  View2<std::int32_t> m_targets;                   // (B,T)
-  View2<std::int32_t>::HostMirror m_host_inputs;   // (B,T)
-  View2<std::int32_t>::HostMirror m_host_targets;  // (B,T)
-  View1<typename Llama<V>::Accum> m_losses;        // (B*T)
+  View1<V> m_weights;                                          // (n)
+  View1<V> m_grads;                                            // (n)
+  View2<std::int32_t> m_inputs;                                // (B,T)
+  View2<std::int32_t> m_targets;                               // (B,T)
+  kernels::host_mirror_t<View2<std::int32_t>> m_host_inputs;   // (B,T)
+  kernels::host_mirror_t<View2<std::int32_t>> m_host_targets;  // (B,T)
+  View1<typename Llama<V>::Accum> m_losses;                    // (B*T)
   std::optional<TrainReader> m_reader;
   std::optional<Optimizer<V>> m_optimizer;
   std::optional<Llama<V>> m_model;
