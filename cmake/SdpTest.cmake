@@ -7,9 +7,11 @@
 # it once per rank count as NAME.<ranks>. Labels default to "unit" ("mpi" with RANKS).
 
 # Everything a test must not inherit from the machine: oversubscription, root, and thread counts.
-# Open MPI 4 reads the OMPI_MCA settings, Open MPI 5 the PRTE_MCA ones.
+# Idle threads sleep, because the ranks of a test share cores. Open MPI 4 reads the OMPI_MCA
+# settings, Open MPI 5 the PRTE_MCA ones.
 set(SDP_TEST_ENVIRONMENT
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_PROC_BIND=false OMPI_ALLOW_RUN_AS_ROOT=1
+    OMP_NUM_THREADS=${SDP_TEST_THREADS} OPENBLAS_NUM_THREADS=${SDP_TEST_THREADS}
+    OMP_PROC_BIND=false OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_hwloc_base_binding_policy=none
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
@@ -38,7 +40,8 @@ function(sdp_add_test)
     endif()
     add_test(NAME ${ARG_NAME} COMMAND ${target})
     set_tests_properties(${ARG_NAME} PROPERTIES ENVIRONMENT "${SDP_TEST_ENVIRONMENT}" LABELS
-                                                "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+                                                "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+                                                PROCESSORS ${SDP_TEST_THREADS})
     return()
   endif()
   target_link_libraries(${target} PRIVATE ${ARG_LINKS} sdp_test_main_mpi)
@@ -48,11 +51,12 @@ function(sdp_add_test)
   endif()
   foreach(ranks IN LISTS ARG_RANKS)
     if(ranks LESS_EQUAL SDP_TEST_MAX_RANKS)
+      math(EXPR cores "${ranks} * ${SDP_TEST_THREADS}")
       sdp_mpi_command(launch ${ranks})
       add_test(NAME ${ARG_NAME}.${ranks} COMMAND ${launch} $<TARGET_FILE:${target}>)
       set_tests_properties(
         ${ARG_NAME}.${ranks} PROPERTIES ENVIRONMENT "${SDP_TEST_ENVIRONMENT}" LABELS
-                                        "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS ${ranks})
+                                        "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS ${cores})
     endif()
   endforeach()
 endfunction()
