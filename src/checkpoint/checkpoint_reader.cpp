@@ -53,9 +53,7 @@ h5::Id open_file(std::string const& path) {
   const std::string what = "cannot open " + path;
   const h5::Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, what);
   h5::check(H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), what);
-#if H5_VERSION_GE(1, 10, 7)
-  h5::check(H5Pset_file_locking(access, false, true), what);
-#endif
+  h5::disable_locking(access, what);
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
   if (file < 0) {
     const std::string reason = h5::last_error();
@@ -66,16 +64,19 @@ h5::Id open_file(std::string const& path) {
   return h5::Id(file, H5Fclose, what);
 }
 
-bool is_a(hid_t parent, std::string const& name, H5O_type_t type) {
-  std::string prefix;
-  for (std::size_t at = 0; at < name.size();) {  // every step of the path must exist
+/// Whether there is an object of this type; DataError where the answer cannot be read.
+bool is_a(hid_t file, std::string const& name, H5O_type_t type, std::string const& path) {
+  const std::string what = "cannot read " + path + ": /" + name;
+  for (std::size_t at = 0; at < name.size();) {  // every step of the name must exist
     const std::size_t slash = std::min(name.find('/', at), name.size());
-    prefix = name.substr(0, slash);
-    if (H5Lexists(parent, prefix.c_str(), H5P_DEFAULT) <= 0) return false;
+    const htri_t exists = H5Lexists(file, name.substr(0, slash).c_str(), H5P_DEFAULT);
+    h5::check(exists, what);
+    if (exists == 0) return false;
     at = slash + 1;
   }
   H5O_info_t info;
-  return H5Oget_info_by_name(parent, name.c_str(), &info, H5P_DEFAULT) >= 0 && info.type == type;
+  h5::check(H5Oget_info_by_name(file, name.c_str(), &info, H5P_DEFAULT), what);
+  return info.type == type;
 }
 
 /// A dataset that is open, and what its own header says.
@@ -90,7 +91,7 @@ struct Dataset {
 
 Dataset open_dataset(hid_t file, std::string const& name, std::string const& path) {
   const std::string what = "cannot read " + path + ": dataset /" + name;
-  if (!is_a(file, name, H5O_TYPE_DATASET)) throw DataError(path + " has no dataset /" + name);
+  if (!is_a(file, name, H5O_TYPE_DATASET, path)) throw DataError(path + " has no dataset /" + name);
   Dataset dataset;
   dataset.id = h5::Id(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose, what);
   const h5::Id space(H5Dget_space(dataset.id), H5Sclose, what);
@@ -115,7 +116,7 @@ Dataset open_dataset(hid_t file, std::string const& name, std::string const& pat
       H5Dget_storage_size(dataset.id) != static_cast<hsize_t>(bytes))
     throw DataError(path + ": dataset /" + name + " is not stored in one piece of " +
                     std::to_string(bytes) + " bytes");
-  if (h5::has_attribute(dataset.id, "crc_begin"))
+  if (h5::has_attribute(dataset.id, "crc_begin", what))
     dataset.crc_begin = h5::read_integer(dataset.id, "crc_begin", what);
   return dataset;
 }
@@ -135,7 +136,7 @@ std::vector<std::uint32_t> read_crcs(hid_t file, std::string const& group,
 
 /// A text with its checksum; empty where there is none.
 std::string read_text(hid_t file, std::string const& name, std::string const& path) {
-  if (!is_a(file, name, H5O_TYPE_DATASET)) return {};
+  if (!is_a(file, name, H5O_TYPE_DATASET, path)) return {};
   const Dataset dataset = open_dataset(file, name, path);
   if (dataset.type_class != H5T_STRING || !dataset.extents.empty())
     throw DataError(path + ": dataset /" + name + " is no text");
@@ -181,7 +182,7 @@ ModelConfig read_model(hid_t model, std::string const& path) {
 
 TrainingState read_state(hid_t file, std::string const& path) {
   const std::string what = path + ": /state";
-  if (!is_a(file, "state", H5O_TYPE_GROUP)) throw DataError(path + " has no group /state");
+  if (!is_a(file, "state", H5O_TYPE_GROUP, path)) throw DataError(path + " has no group /state");
   const h5::Id group(H5Gopen2(file, "state", H5P_DEFAULT), H5Gclose, what);
   TrainingState state;
   state.step = h5::read_integer(group, "step", what);
@@ -189,7 +190,7 @@ TrainingState read_state(hid_t file, std::string const& path) {
   state.tokens = h5::read_integer(group, "tokens", what);
   state.skipped = h5::read_integer(group, "skipped", what);
   state.seed = h5::read_unsigned(group, "seed", what);
-  if (h5::has_attribute(group, "best_val_loss"))
+  if (h5::has_attribute(group, "best_val_loss", what))
     state.best_val_loss = h5::read_real(group, "best_val_loss", what);
   return state;
 }
@@ -209,7 +210,8 @@ CheckpointReader::CheckpointReader(std::string const& path) : m_impl(std::make_u
   m_info.path = path;
   m_impl->file = open_file(path);
   const hid_t file = m_impl->file;
-  if (!h5::has_attribute(file, "format") || h5::read_text(file, "format", path) != layout::k_format)
+  if (!h5::has_attribute(file, "format", path) ||
+      h5::read_text(file, "format", path) != layout::k_format)
     throw DataError(path + " is an HDF5 file but no sdp checkpoint: its attribute format is not " +
                     in_quotes(layout::k_format));
   const std::int64_t version = h5::read_integer(file, "format_version", path);
@@ -218,13 +220,13 @@ CheckpointReader::CheckpointReader(std::string const& path) : m_impl(std::make_u
                     "; this program reads versions 1 to " + std::to_string(k_checkpoint_version));
   m_info.version = static_cast<int>(version);
   m_info.written_by = h5::read_text(file, "written_by", path);
-  if (!is_a(file, "model", H5O_TYPE_GROUP)) throw DataError(path + " has no group /model");
+  if (!is_a(file, "model", H5O_TYPE_GROUP, path)) throw DataError(path + " has no group /model");
   const h5::Id model(H5Gopen2(file, "model", H5P_DEFAULT), H5Gclose, "cannot read " + path);
   m_info.header.model = read_model(model, path);
   m_info.header.state = read_state(file, path);
   m_info.header.deck = read_text(file, "config", path);
   m_info.header.mask = read_text(file, "mask", path);
-  if (!is_a(file, "crc", H5O_TYPE_GROUP)) throw DataError(path + " has no group /crc");
+  if (!is_a(file, "crc", H5O_TYPE_GROUP, path)) throw DataError(path + " has no group /crc");
   const h5::Id crc(H5Gopen2(file, "crc", H5P_DEFAULT), H5Gclose, "cannot read " + path);
   if (h5::read_text(crc, "algorithm", path + ": /crc") != layout::k_crc_algorithm ||
       h5::read_integer(crc, "block_elements", path + ": /crc") != layout::k_block_elements)
@@ -244,7 +246,7 @@ CheckpointReader::CheckpointReader(std::string const& path) : m_impl(std::make_u
     tensor.name = name;
     tensor.shape.assign(dataset.extents.begin(), dataset.extents.end());
     tensor.elements = dataset.elements;
-    tensor.transposed = h5::has_attribute(dataset.id, "transposed") &&
+    tensor.transposed = h5::has_attribute(dataset.id, "transposed", path + ": /model/" + name) &&
                         h5::read_integer(dataset.id, "transposed", path + ": /model/" + name) != 0;
     if (tensor.transposed && tensor.shape.size() != 2)
       throw DataError(path + ": dataset /model/" + name + " is marked transposed but has " +
@@ -254,7 +256,7 @@ CheckpointReader::CheckpointReader(std::string const& path) : m_impl(std::make_u
   }
   std::sort(m_info.tensors.begin(), m_info.tensors.end(),
             [](auto const& a, auto const& b) { return natural_less(a.name, b.name); });
-  if (is_a(file, "optimizer", H5O_TYPE_GROUP)) {
+  if (is_a(file, "optimizer", H5O_TYPE_GROUP, path)) {
     const h5::Id optimizer(H5Gopen2(file, "optimizer", H5P_DEFAULT), H5Gclose,
                            "cannot read " + path);
     for (std::string const& name : h5::link_names(optimizer, "cannot list /optimizer of " + path))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -24,10 +25,10 @@ class Writers {
  public:
   explicit Writers(World const* world) : m_world(world) {}
 
-  World const* world() const { return m_world; }
   bool is_root() const { return m_world == nullptr || m_world->is_root(); }
-  void barrier() const {
-    if (m_world != nullptr) m_world->barrier();
+  template <class T>
+  void broadcast(std::vector<T>& values) const {
+    if (m_world != nullptr) m_world->broadcast(values);
   }
   template <class F>
   void together(F&& f) const {
@@ -52,12 +53,6 @@ class Writers {
   World const* m_world;
 };
 
-/// What one rank writes of one group.
-struct GroupPlan {
-  std::vector<std::vector<FlatPiece>> pieces;  ///< of each tensor, ascending
-  std::vector<std::int64_t> rounds;            ///< of each tensor, maximum over ranks
-};
-
 std::uint64_t mix(std::uint64_t value) {
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
   value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
@@ -71,24 +66,20 @@ std::string tensor_list(std::vector<TensorSpec> const& tensors) {
   return text;
 }
 
-/// Checks the request and cuts it into pieces.
+/// Cuts the request into pieces, those of each group sorted by tensor, and checks that the ranks
+/// together cover every element once.
 template <class T>
-std::vector<GroupPlan> make_plans(Writers const& writers, std::string const& path,
-                                  std::vector<CheckpointBuffer<T>> const& buffers) {
-  std::vector<GroupPlan> plans(buffers.size());
+std::vector<std::vector<FlatPiece>> cut_request(Writers const& writers, std::string const& path,
+                                                std::vector<CheckpointBuffer<T>> const& buffers) {
+  std::vector<std::vector<FlatPiece>> pieces;
   std::vector<std::int64_t> extremes(2, 0);
   writers.together([&] {
     if (buffers.empty() || buffers.front().group != k_group_model)
       throw std::invalid_argument("write_checkpoint: the first buffer must be the model");
     std::string request;
-    for (std::size_t b = 0; b < buffers.size(); ++b) {
-      auto const& tensors = buffers[b].table->tensors();
-      request += buffers[b].group + ":" + tensor_list(tensors);
-      plans[b].pieces.resize(tensors.size());
-      plans[b].rounds.resize(tensors.size());
-      for (FlatPiece const& piece :
-           flat_pieces(*buffers[b].table, buffers[b].owned, buffers[b].packed))
-        plans[b].pieces[piece.tensor].push_back(piece);
+    for (CheckpointBuffer<T> const& buffer : buffers) {
+      request += buffer.group + ":" + tensor_list(buffer.table->tensors());
+      pieces.push_back(flat_pieces(*buffer.table, buffer.owned, buffer.packed));
     }
     const auto id = static_cast<std::int64_t>(
         crc32_of(request.data(), static_cast<std::int64_t>(request.size())));
@@ -98,44 +89,39 @@ std::vector<GroupPlan> make_plans(Writers const& writers, std::string const& pat
   if (extremes[0] != -extremes[1])
     throw DataError("cannot write " + path + ": the ranks name different tensors");
 
-  // The ranks' pieces tile a tensor exactly when their lengths add up to its size and all inner
-  // boundaries cancel in pairs.
+  // The pieces tile a tensor exactly when their lengths add up to its size and all inner boundaries
+  // cancel in pairs.
   std::vector<std::uint64_t> lengths;
   std::vector<std::uint64_t> boundaries;
-  std::vector<std::int64_t> rounds;
-  for (GroupPlan const& plan : plans) {
-    for (auto const& pieces : plan.pieces) {
-      std::uint64_t length = 0;
-      std::uint64_t boundary = 0;
-      for (FlatPiece const& piece : pieces) {
-        length += static_cast<std::uint64_t>(piece.count);
-        boundary ^= mix(static_cast<std::uint64_t>(piece.begin) + 1) ^
-                    mix(static_cast<std::uint64_t>(piece.begin + piece.count) + 1);
-      }
-      lengths.push_back(length);
-      boundaries.push_back(boundary);
-      rounds.push_back((static_cast<index_t>(length) + k_chunk_elements - 1) / k_chunk_elements);
+  for (std::size_t b = 0; b < buffers.size(); ++b) {
+    const std::size_t first = lengths.size();
+    lengths.resize(first + buffers[b].table->tensors().size(), 0);
+    boundaries.resize(lengths.size(), 0);
+    for (FlatPiece const& piece : pieces[b]) {
+      lengths[first + piece.tensor] += static_cast<std::uint64_t>(piece.count);
+      boundaries[first + piece.tensor] ^=
+          mix(static_cast<std::uint64_t>(piece.begin) + 1) ^
+          mix(static_cast<std::uint64_t>(piece.begin + piece.count) + 1);
     }
   }
   writers.reduce(lengths, MPI_UINT64_T, MPI_SUM);
   writers.reduce(boundaries, MPI_UINT64_T, MPI_BXOR);
-  writers.reduce(rounds, MPI_INT64_T, MPI_MAX);
   std::size_t at = 0;
-  for (std::size_t b = 0; b < buffers.size(); ++b) {
-    for (std::size_t t = 0; t < plans[b].pieces.size(); ++t, ++at) {
-      TensorSpec const& tensor = buffers[b].table->tensors()[t];
+  for (CheckpointBuffer<T> const& buffer : buffers) {
+    for (TensorSpec const& tensor : buffer.table->tensors()) {
       const auto size = static_cast<std::uint64_t>(tensor.size());
       if (lengths[at] != size || boundaries[at] != (mix(1) ^ mix(size + 1)))
         throw DataError("cannot write " + path + ": the ranks give " + std::to_string(lengths[at]) +
-                        " elements of /" + buffers[b].group + "/" + tensor.name +
+                        " elements of /" + buffer.group + "/" + tensor.name +
                         ", which do not cover its " + std::to_string(size) + " once each");
-      plans[b].rounds[t] = rounds[at];
+      ++at;
     }
   }
-  return plans;
+  return pieces;
 }
 
-h5::Id create_file(Writers const& writers, std::string const& path) {
+/// `place` is where the file is made, `path` what it will be called.
+h5::Id create_file(std::string const& place, std::string const& path) {
   const std::string what = "cannot create " + path;
   const h5::Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, what);
   const h5::Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, what);
@@ -143,13 +129,9 @@ h5::Id create_file(Writers const& writers, std::string const& path) {
   // outlive a killed process.
   h5::check(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_LATEST), what);
   h5::check(H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), what);
+  h5::disable_locking(access, what);
   h5::check(H5Pset_obj_track_times(creation, false), what);
-  if (writers.world() != nullptr) {
-    h5::check(H5Pset_fapl_mpio(access, writers.world()->comm(), MPI_INFO_NULL), what);
-    h5::check(H5Pset_all_coll_metadata_ops(access, true), what);
-    h5::check(H5Pset_coll_metadata_write(access, true), what);
-  }
-  return h5::Id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, access), H5Fclose, what);
+  return h5::Id(H5Fcreate(place.c_str(), H5F_ACC_TRUNC, creation, access), H5Fclose, what);
 }
 
 h5::Id create_group(hid_t file, std::string const& name, std::string const& path) {
@@ -171,19 +153,10 @@ h5::Id create_dataset(hid_t file, std::string const& name, hid_t type, hid_t spa
                 H5Dclose, what);
 }
 
-std::vector<hsize_t> extents_of(std::vector<index_t> const& shape) {
-  return std::vector<hsize_t>(shape.begin(), shape.end());
-}
-
 template <class T>
 hid_t file_type() {
   return std::is_same_v<T, double> ? H5T_IEEE_F64LE : H5T_IEEE_F32LE;
 }
-template <class T>
-hid_t memory_type() {
-  return std::is_same_v<T, double> ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT;
-}
-
 void write_header(hid_t file, CheckpointHeader const& header, std::string const& path) {
   const std::string what = "cannot write the header of " + path;
   h5::write_attribute(file, "format", std::string(layout::k_format), what);
@@ -216,168 +189,112 @@ void write_header(hid_t file, CheckpointHeader const& header, std::string const&
   h5::write_attribute(crc, "block_elements", std::int64_t{layout::k_block_elements}, what);
 }
 
-/// One file, from creation to close.
+void write_text(hid_t file, std::string const& name, std::string const& text,
+                std::string const& path) {
+  if (text.empty()) return;
+  const std::string what = "cannot write /" + name + " in " + path;
+  const h5::Id type = h5::text_type(text.size(), what);
+  const h5::Id scalar(H5Screate(H5S_SCALAR), H5Sclose, what);
+  const h5::Id dataset = create_dataset(file, name, type, scalar, path);
+  h5::check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text.data()), what);
+  const hsize_t one = 1;
+  const std::uint32_t crc = crc32_of(text.data(), static_cast<std::int64_t>(text.size()));
+  const h5::Id space(H5Screate_simple(1, &one, nullptr), H5Sclose, what);
+  const h5::Id crc_dataset = create_dataset(file, "crc/" + name, H5T_STD_U32LE, space, path);
+  h5::check(H5Dwrite(crc_dataset, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, &crc), what);
+}
+
+/// Byte offset of the storage of a dataset in its file.
+std::int64_t offset_of(hid_t dataset, std::string const& what) {
+  const haddr_t offset = H5Dget_offset(dataset);
+  if (offset != HADDR_UNDEF) return static_cast<std::int64_t>(offset);
+  if (H5Dget_storage_size(dataset) > 0) throw DataError(what + ": no space was allocated");
+  return 0;
+}
+
+/// Size of the file, from above: what the tensors take, and what describes them.
 template <class T>
-class FileWriter {
- public:
-  FileWriter(Writers const& writers, std::string const& path, CheckpointHeader const& header,
-             std::vector<CheckpointBuffer<T>> const& buffers, std::vector<GroupPlan> const& plans)
-      : m_writers(writers), m_path(path), m_header(header), m_buffers(buffers), m_plans(plans) {}
+std::int64_t largest_size(CheckpointHeader const& header,
+                          std::vector<CheckpointBuffer<T>> const& buffers) {
+  constexpr std::int64_t k_per_file = 65536;
+  constexpr std::int64_t k_per_tensor = 4096;
+  std::int64_t bytes = k_per_file + static_cast<std::int64_t>(header.deck.size()) +
+                       static_cast<std::int64_t>(header.mask.size());
+  for (CheckpointBuffer<T> const& buffer : buffers)
+    for (TensorSpec const& tensor : buffer.table->tensors())
+      bytes +=
+          k_per_tensor + tensor.size() * static_cast<std::int64_t>(sizeof(T)) +
+          layout::block_count(tensor.size()) * static_cast<std::int64_t>(sizeof(std::uint32_t));
+  return bytes;
+}
 
-  void write() {
-    m_writers.together([&] { m_file = create_file(m_writers, m_path); });
-    m_writers.together([&] { create_everything(); });
-    for (std::size_t b = 0; b < m_buffers.size(); ++b) write_group(b);
-    write_text("config", m_header.deck);
-    write_text("mask", m_header.mask);
-    m_writers.together([&] {
-      m_transfer.reset();
-      m_datasets.clear();
-      m_crc_datasets.clear();
-      h5::check(H5Fflush(m_file, H5F_SCOPE_LOCAL), "cannot flush " + m_path);
-    });
-    m_writers.together([&] {
-      if (!m_file.reset()) throw DataError("cannot close " + m_path + ": " + h5::last_error());
-    });
+/// Creates a file that lacks nothing but the elements of the tensors and their checksums, with
+/// space reserved for them. Returns, group by group, the offset of each tensor and then that of the
+/// checksums.
+///
+/// HDF5 works in memory, where it cannot fail half-way: HDF5 1.10 that meets a full disk while it
+/// closes a file keeps the broken file and crashes at the end of the process.
+template <class T>
+std::vector<std::int64_t> create_skeleton(std::string const& path, CheckpointHeader const& header,
+                                          std::vector<CheckpointBuffer<T>> const& buffers) {
+  file_io::check_size_limit(path, largest_size(header, buffers));
+  file_io::File target = file_io::File::create(path);
+  file_io::ScratchFile memory(path);
+  std::vector<std::int64_t> offsets;
+  h5::Id file = create_file(memory.path(), path);
+  memory.unlink();
+  write_header(file, header, path);
+  write_text(file, "config", header.deck, path);
+  write_text(file, "mask", header.mask, path);
+  const std::string what = "cannot prepare " + path;
+  for (std::size_t b = 0; b < buffers.size(); ++b) {
+    std::string const& group = buffers[b].group;
+    if (b == 1) {
+      create_group(file, "optimizer", path);
+      create_group(file, "crc/optimizer", path);
+    }
+    if (b > 0) create_group(file, group, path);
+    hsize_t blocks = 0;
+    for (TensorSpec const& tensor : buffers[b].table->tensors()) {
+      const std::vector<hsize_t> extents(tensor.shape.begin(), tensor.shape.end());
+      const h5::Id space(
+          H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), H5Sclose,
+          what);
+      const h5::Id dataset =
+          create_dataset(file, group + "/" + tensor.name, file_type<T>(), space, path);
+      h5::write_attribute(dataset, "crc_begin", static_cast<std::int64_t>(blocks), what);
+      if (tensor.transposed) h5::write_attribute(dataset, "transposed", std::int64_t{1}, what);
+      offsets.push_back(offset_of(dataset, what));
+      blocks += static_cast<hsize_t>(layout::block_count(tensor.size()));
+    }
+    const h5::Id space(H5Screate_simple(1, &blocks, nullptr), H5Sclose, what);
+    const h5::Id dataset = create_dataset(file, "crc/" + group, H5T_STD_U32LE, space, path);
+    offsets.push_back(offset_of(dataset, what));
   }
+  h5::check(H5Fflush(file, H5F_SCOPE_LOCAL), "cannot write " + path);
+  if (!file.reset()) throw DataError("cannot close " + path + ": " + h5::last_error());
+  target.reserve(memory.size());
+  memory.copy_to(target);
+  return offsets;
+}
 
- private:
-  void create_everything() {
-    write_header(m_file, m_header, m_path);
-    const std::string what = "cannot prepare " + m_path;
-    m_transfer = h5::Id(H5Pcreate(H5P_DATASET_XFER), H5Pclose, what);
-    if (m_writers.world() != nullptr)
-      h5::check(H5Pset_dxpl_mpio(m_transfer, H5FD_MPIO_COLLECTIVE), what);
-    bool have_optimizer = false;
-    for (CheckpointBuffer<T> const& buffer : m_buffers) {
-      if (buffer.group != k_group_model) {
-        if (!std::exchange(have_optimizer, true)) {
-          create_group(m_file, "optimizer", m_path);
-          create_group(m_file, "crc/optimizer", m_path);
-        }
-        create_group(m_file, buffer.group, m_path);
-      }
-      auto const& tensors = buffer.table->tensors();
-      std::vector<index_t> sizes;
-      for (TensorSpec const& tensor : tensors) sizes.push_back(tensor.size());
-      m_crcs.emplace_back(sizes, sizeof(T));
-      m_datasets.emplace_back();
-      for (std::size_t t = 0; t < tensors.size(); ++t) {
-        const std::vector<hsize_t> extents = extents_of(tensors[t].shape);
-        const h5::Id space(
-            H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), H5Sclose,
-            what);
-        h5::Id dataset = create_dataset(m_file, buffer.group + "/" + tensors[t].name,
-                                        file_type<T>(), space, m_path);
-        h5::write_attribute(dataset, "crc_begin",
-                            std::int64_t{m_crcs.back().first(static_cast<int>(t))}, what);
-        if (tensors[t].transposed)
-          h5::write_attribute(dataset, "transposed", std::int64_t{1}, what);
-        m_datasets.back().push_back(std::move(dataset));
-      }
-      const hsize_t blocks = m_crcs.back().values().size();
-      const h5::Id space(H5Screate_simple(1, &blocks, nullptr), H5Sclose, what);
-      m_crc_datasets.push_back(
-          create_dataset(m_file, "crc/" + buffer.group, H5T_STD_U32LE, space, m_path));
+/// Writes the pieces of this rank of one group, and adds them to its checksums.
+template <class T>
+void write_pieces(file_io::File& file, CheckpointBuffer<T> const& buffer,
+                  std::vector<FlatPiece> const& pieces, std::int64_t const* offsets,
+                  std::vector<T>& staging, CrcBlocks& crcs) {
+  for (FlatPiece const& piece : pieces) {
+    for (index_t done = 0; done < piece.count; done += k_chunk_elements) {
+      const index_t count = std::min(k_chunk_elements, piece.count - done);
+      const index_t begin = piece.begin + done;
+      if (staging.size() < static_cast<std::size_t>(count)) staging.resize(count);
+      buffer.fetch(piece.source + done, count, staging.data());
+      crcs.add(piece.tensor, begin, count, staging.data());
+      constexpr auto k_width = static_cast<std::int64_t>(sizeof(T));
+      file.write(offsets[piece.tensor] + begin * k_width, staging.data(), count * k_width);
     }
   }
-
-  void write_group(std::size_t b) {
-    std::vector<T> staging;
-    for (std::size_t t = 0; t < m_plans[b].pieces.size(); ++t) write_tensor(b, t, staging);
-    std::vector<std::uint32_t>& crcs = m_crcs[b].values();
-    m_writers.reduce(crcs, MPI_UINT32_T, MPI_BXOR);
-    m_writers.together([&] {
-      write_at_root(m_crc_datasets[b], H5T_NATIVE_UINT32, crcs.data(),
-                    "cannot write /crc/" + m_buffers[b].group + " in " + m_path);
-    });
-  }
-
-  /// Every rank writes up to k_chunk_elements of what it owns in each round.
-  void write_tensor(std::size_t b, std::size_t t, std::vector<T>& staging) {
-    auto const& pieces = m_plans[b].pieces[t];
-    auto const& tensor = m_buffers[b].table->tensors()[t];
-    const std::string what =
-        "cannot write /" + m_buffers[b].group + "/" + tensor.name + " in " + m_path;
-    const std::vector<hsize_t> extents = extents_of(tensor.shape);
-    std::size_t piece = 0;
-    index_t done = 0;  // elements of that piece
-    for (std::int64_t round = 0; round < m_plans[b].rounds[t]; ++round) {
-      std::exception_ptr failure;  // from here to the write all ranks must go on
-      std::vector<h5::Range> ranges;
-      index_t filled = 0;
-      try {
-        while (piece < pieces.size() && filled < k_chunk_elements) {
-          const index_t count = std::min(k_chunk_elements - filled, pieces[piece].count - done);
-          const index_t begin = pieces[piece].begin + done;
-          if (staging.size() < static_cast<std::size_t>(filled + count))
-            staging.resize(filled + count);
-          m_buffers[b].fetch(pieces[piece].source + done, count, staging.data() + filled);
-          m_crcs[b].add(static_cast<int>(t), begin, count, staging.data() + filled);
-          ranges.push_back({begin, count});
-          filled += count;
-          done += count;
-          if (done == pieces[piece].count) {
-            ++piece;
-            done = 0;
-          }
-        }
-      } catch (...) {
-        failure = std::current_exception();
-        ranges.clear();
-        filled = 0;
-      }
-      m_writers.together([&] {
-        const h5::Id file_space(H5Dget_space(m_datasets[b][t]), H5Sclose, what);
-        h5::select(file_space, extents, ranges, what);
-        const hsize_t length = static_cast<hsize_t>(std::max<index_t>(filled, 1));
-        const h5::Id memory_space(H5Screate_simple(1, &length, nullptr), H5Sclose, what);
-        if (filled == 0) h5::check(H5Sselect_none(memory_space), what);
-        h5::check(H5Dwrite(m_datasets[b][t], memory_type<T>(), memory_space, file_space, m_transfer,
-                           staging.data()),
-                  what);
-        if (failure) std::rethrow_exception(failure);
-      });
-    }
-  }
-
-  /// A whole dataset from rank 0; the others take part with nothing.
-  void write_at_root(hid_t dataset, hid_t type, void const* data, std::string const& what) {
-    const h5::Id space(H5Dget_space(dataset), H5Sclose, what);
-    if (!m_writers.is_root()) h5::check(H5Sselect_none(space), what);
-    h5::check(H5Dwrite(dataset, type, space, space, m_transfer, data), what);
-  }
-
-  void write_text(std::string const& name, std::string const& text) {
-    if (text.empty()) return;
-    const std::string what = "cannot write /" + name + " in " + m_path;
-    m_writers.together([&] {
-      const h5::Id type = h5::text_type(text.size(), what);
-      const h5::Id space(H5Screate(H5S_SCALAR), H5Sclose, what);
-      const h5::Id dataset = create_dataset(m_file, name, type, space, m_path);
-      h5::write_attribute(dataset, "crc_begin", std::int64_t{0}, what);
-      write_at_root(dataset, type, text.data(), what);
-    });
-    m_writers.together([&] {
-      const hsize_t one = 1;
-      const std::uint32_t crc = crc32_of(text.data(), static_cast<std::int64_t>(text.size()));
-      const h5::Id space(H5Screate_simple(1, &one, nullptr), H5Sclose, what);
-      const h5::Id dataset = create_dataset(m_file, "crc/" + name, H5T_STD_U32LE, space, m_path);
-      write_at_root(dataset, H5T_NATIVE_UINT32, &crc, what);
-    });
-  }
-
-  Writers const& m_writers;
-  std::string const& m_path;
-  CheckpointHeader const& m_header;
-  std::vector<CheckpointBuffer<T>> const& m_buffers;
-  std::vector<GroupPlan> const& m_plans;
-  h5::Id m_file;  // outlives every identifier below
-  h5::Id m_transfer;
-  std::vector<std::vector<h5::Id>> m_datasets;  ///< of each group and tensor
-  std::vector<h5::Id> m_crc_datasets;           ///< of each group
-  std::vector<CrcBlocks> m_crcs;                ///< of each group
-};
+}
 
 }  // namespace
 
@@ -386,15 +303,36 @@ void write_checkpoint(World const* world, std::string const& path, CheckpointHea
                       std::vector<CheckpointBuffer<T>> const& buffers) {
   const h5::QuietErrors quiet;
   const Writers writers(world);
-  const std::vector<GroupPlan> plans = make_plans(writers, path, buffers);
+  const std::vector<std::vector<FlatPiece>> pieces = cut_request(writers, path, buffers);
   const std::string temporary = path + ".tmp";
   try {
-    FileWriter<T>(writers, temporary, header, buffers, plans).write();
-    writers.barrier();
+    std::vector<std::int64_t> offsets;
     writers.together([&] {
-      if (!writers.is_root()) return;
-      file_io::sync_file(temporary);
-      file_io::publish(temporary, path);
+      if (writers.is_root()) offsets = create_skeleton(temporary, header, buffers);
+    });
+    writers.broadcast(offsets);
+    std::optional<file_io::File> file;
+    writers.together([&] { file = file_io::File::open_to_write(temporary); });
+    std::int64_t const* group_offsets = offsets.data();
+    std::vector<T> staging;
+    for (std::size_t b = 0; b < buffers.size(); ++b) {
+      std::vector<index_t> sizes;
+      for (TensorSpec const& tensor : buffers[b].table->tensors()) sizes.push_back(tensor.size());
+      CrcBlocks crcs(sizes, sizeof(T));
+      writers.together(
+          [&] { write_pieces(*file, buffers[b], pieces[b], group_offsets, staging, crcs); });
+      writers.reduce(crcs.values(), MPI_UINT32_T, MPI_BXOR);
+      writers.together([&] {
+        if (!writers.is_root()) return;
+        file->write(group_offsets[sizes.size()], crcs.values().data(),
+                    static_cast<std::int64_t>(crcs.values().size() * sizeof(std::uint32_t)));
+      });
+      group_offsets += sizes.size() + 1;
+    }
+    writers.together([&] { file->sync(); });
+    file.reset();
+    writers.together([&] {
+      if (writers.is_root()) file_io::publish(temporary, path);
     });
   } catch (...) {
     if (writers.is_root()) file_io::remove_quietly(temporary);

@@ -2,16 +2,19 @@
 #include "checkpoint/file_io.hpp"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/error.hpp"
 
@@ -63,6 +66,17 @@ File File::create(std::string const& path) {
   return File(path, descriptor, 0);
 }
 
+File File::open_to_write(std::string const& path) {
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0) throw DataError("cannot open " + path + " to write: " + reason(errno));
+  File file(path, descriptor, 0);
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0)
+    throw DataError("cannot examine " + path + ": " + reason(errno));
+  file.m_size = status.st_size;
+  return file;
+}
+
 File::File(File&& other) noexcept
     : m_path(std::move(other.m_path)),
       m_descriptor(std::exchange(other.m_descriptor, -1)),
@@ -110,9 +124,75 @@ void File::write(std::int64_t offset, void const* data, std::int64_t bytes) {
   }
 }
 
+void File::reserve(std::int64_t bytes) {
+  auto fail = [&](int error) {
+    throw DataError("cannot write " + m_path + " of " + std::to_string(bytes) +
+                    " bytes: " + reason(error));
+  };
+  if (::ftruncate(m_descriptor, bytes) != 0) fail(errno);
+  m_size = bytes;
+  if (bytes == 0) return;
+  int status = 0;
+  do status = ::fallocate(m_descriptor, 0, 0, bytes);
+  while (status != 0 && errno == EINTR);
+  if (status != 0 && errno != EOPNOTSUPP && errno != ENOSYS) fail(errno);
+}
+
 void File::sync() {
   if (::fsync(m_descriptor) != 0)
     throw DataError("cannot flush " + m_path + " to the disk: " + reason(errno));
+}
+
+ScratchFile::ScratchFile(std::string const& purpose) {
+  std::error_code error;
+  for (std::string const& folder :
+       {std::string("/dev/shm"), std::filesystem::temp_directory_path(error).string()}) {
+    m_path = folder + "/sdp-XXXXXX";
+    m_descriptor = ::mkostemp(m_path.data(), O_CLOEXEC);
+    if (m_descriptor >= 0) return;
+  }
+  throw DataError("cannot create a temporary file for " + purpose + ": " + reason(errno));
+}
+
+ScratchFile::~ScratchFile() {
+  unlink();
+  ::close(m_descriptor);
+}
+
+void ScratchFile::unlink() {
+  if (!m_path.empty()) ::unlink(m_path.c_str());
+  m_path.clear();
+}
+
+std::int64_t ScratchFile::size() const {
+  return ::lseek(m_descriptor, 0, SEEK_END);
+}
+
+void ScratchFile::copy_to(File& file) const {
+  const std::int64_t end = size();
+  std::vector<char> buffer(std::size_t{1} << 20);
+  std::int64_t begin = 0;
+  while (begin < end) {
+    const std::int64_t data = ::lseek(m_descriptor, begin, SEEK_DATA);
+    if (data < 0) break;  // a hole to the end
+    const std::int64_t hole = ::lseek(m_descriptor, data, SEEK_HOLE);
+    for (begin = data; begin < hole;) {
+      const auto wanted = std::min(hole - begin, static_cast<std::int64_t>(buffer.size()));
+      const ssize_t got =
+          ::pread(m_descriptor, buffer.data(), static_cast<std::size_t>(wanted), begin);
+      if (got <= 0) throw DataError("cannot read back the start of " + file.path());
+      file.write(begin, buffer.data(), got);
+      begin += got;
+    }
+  }
+}
+
+void check_size_limit(std::string const& path, std::int64_t bytes) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+      limit.rlim_cur < static_cast<rlim_t>(bytes))
+    throw DataError("cannot write " + path + " of " + std::to_string(bytes) +
+                    " bytes: " + reason(EFBIG));
 }
 
 std::string read_text(std::string const& path, std::int64_t limit) {

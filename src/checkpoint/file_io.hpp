@@ -16,6 +16,9 @@ class File {
   /// New and empty, for reading and writing; DataError.
   static File create(std::string const& path);
 
+  /// An existing file, to write into; DataError.
+  static File open_to_write(std::string const& path);
+
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(File const&) = delete;
@@ -29,6 +32,9 @@ class File {
   void read(std::int64_t offset, void* out, std::int64_t bytes) const;
   /// DataError naming file, offset and the reason.
   void write(std::int64_t offset, void const* data, std::int64_t bytes);
+  /// Sets the size, and reserves the disk space where the file system can; DataError where there is
+  /// not enough, or where the process may not write files of that size.
+  void reserve(std::int64_t bytes);
   /// To the disk; DataError.
   void sync();
 
@@ -39,6 +45,31 @@ class File {
   int m_descriptor = -1;
   std::int64_t m_size = 0;
 };
+
+/// An empty file in memory (/dev/shm; the folder for temporary files where that is missing) that
+/// libraries can open by name. Only what is written to it takes space.
+class ScratchFile {
+ public:
+  /// DataError naming `purpose`.
+  explicit ScratchFile(std::string const& purpose);
+  ~ScratchFile();
+  ScratchFile(ScratchFile const&) = delete;
+  ScratchFile& operator=(ScratchFile const&) = delete;
+
+  std::string const& path() const { return m_path; }
+  /// Removes the name; the file lives on until all that opened it are done.
+  void unlink();
+  std::int64_t size() const;
+  /// Writes its contents, holes left out, to the same places of a file; DataError.
+  void copy_to(File& file) const;
+
+ private:
+  std::string m_path;
+  int m_descriptor = -1;
+};
+
+/// Throws DataError where this process may not write a file of that size (ulimit -f).
+void check_size_limit(std::string const& path, std::int64_t bytes);
 
 /// Whole text of a file of at most `limit` bytes; ConfigError.
 std::string read_text(std::string const& path, std::int64_t limit);

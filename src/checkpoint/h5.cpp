@@ -33,7 +33,7 @@ void write_attribute(hid_t object, char const* name, hid_t file_type, hid_t memo
 }
 
 Id open_attribute(hid_t object, char const* name, H5T_class_t expected, std::string const& what) {
-  if (!has_attribute(object, name))
+  if (!has_attribute(object, name, what))
     throw DataError(what + " has no attribute " + std::string(name));
   Id attribute(H5Aopen(object, name, H5P_DEFAULT), H5Aclose, what);
   const Id type(H5Aget_type(attribute), H5Tclose, what);
@@ -59,6 +59,12 @@ void check(herr_t status, std::string const& what) {
   if (status < 0) throw DataError(what + ": " + last_error());
 }
 
+void disable_locking([[maybe_unused]] hid_t access, [[maybe_unused]] std::string const& what) {
+#if H5_VERSION_GE(1, 10, 7)
+  check(H5Pset_file_locking(access, false, true), what);
+#endif
+}
+
 void write_attribute(hid_t object, char const* name, std::int64_t value, std::string const& what) {
   write_attribute(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value, what);
 }
@@ -77,8 +83,10 @@ void write_attribute(hid_t object, char const* name, std::string const& value,
   write_attribute(object, name, type, type, value.data(), what);
 }
 
-bool has_attribute(hid_t object, char const* name) {
-  return H5Aexists(object, name) > 0;
+bool has_attribute(hid_t object, char const* name, std::string const& what) {
+  const htri_t exists = H5Aexists(object, name);
+  check(exists, what);
+  return exists > 0;
 }
 
 std::int64_t read_integer(hid_t object, char const* name, std::string const& what) {

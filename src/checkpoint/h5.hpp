@@ -66,6 +66,9 @@ class Id {
 /// Throws DataError "<what>: <last_error()>" where the status is negative.
 void check(herr_t status, std::string const& what);
 
+/// Opens files without advisory locks, which some parallel file systems refuse.
+void disable_locking(hid_t access, std::string const& what);
+
 /// Attributes of scalars; `what` names file and object.
 void write_attribute(hid_t object, char const* name, std::int64_t value, std::string const& what);
 void write_attribute(hid_t object, char const* name, std::uint64_t value, std::string const& what);
@@ -73,7 +76,7 @@ void write_attribute(hid_t object, char const* name, double value, std::string c
 void write_attribute(hid_t object, char const* name, std::string const& value,
                      std::string const& what);
 
-bool has_attribute(hid_t object, char const* name);
+bool has_attribute(hid_t object, char const* name, std::string const& what);
 /// Throw DataError where the attribute is missing or has another type.
 std::int64_t read_integer(hid_t object, char const* name, std::string const& what);
 std::uint64_t read_unsigned(hid_t object, char const* name, std::string const& what);
