@@ -124,8 +124,10 @@ void ordered_sum(Exec const& exec, SumTerms<In> const& terms, double scale, Out 
   const Details::SumProgram<In> program(terms);
   constexpr bool k_host =
       Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible;
-  Details::launch_ordered_sum<k_host ? 256 : 1>(exec, program, static_cast<Acc>(scale), out.data(),
-                                                size);
+  // Blocks this short let the prefetchers of a CPU follow all terms side by side: with 256 elements
+  // eight terms in main memory come at a quarter of the rate.
+  Details::launch_ordered_sum<k_host ? 64 : 1>(exec, program, static_cast<Acc>(scale), out.data(),
+                                               size);
 }
 
 /// One contribution to a sum of any number of them; ascending by worker.

@@ -16,6 +16,7 @@ namespace sdp {
 namespace {
 
 constexpr index_t k_alignment = 64;        // bytes, of messages in a slot
+constexpr double k_spin_seconds = 2e-4;    // of waiting before the core is offered to others
 constexpr index_t k_span_elements = 8192;  // copied by one team
 
 index_t aligned(index_t bytes) {
@@ -38,6 +39,12 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
     throw ConfigError(
         "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
         "need \"exchange\"");
+  constexpr bool k_host_memory =
+      Kokkos::SpaceAccessibility<Kokkos::HostSpace, MemSpace>::accessible;
+  if (!k_host_memory && !m_options.gpu_aware_mpi && m_schedule.workers > 1)
+    throw ConfigError(
+        "system.gpu_aware_mpi is off, but the exchange between devices needs an MPI that can "
+        "address their memory");
   build();
 }
 
@@ -383,13 +390,16 @@ void Exchange<G, W>::wait_for(index_t buckets) {
   while (m_done < buckets) {
     if (advance()) {
       idle.reset();
-    } else if (m_options.timeout_seconds > 0.0 && idle.seconds() > m_options.timeout_seconds) {
+      continue;
+    }
+    const double seconds = idle.seconds();
+    if (m_options.timeout_seconds > 0.0 && seconds > m_options.timeout_seconds)
       throw CommunicationError("the exchange has not moved for " +
                                std::to_string(static_cast<int>(m_options.timeout_seconds)) +
                                " s: " + describe());
-    } else {
-      std::this_thread::yield();  // another rank may need this core to go on
-    }
+    // Another rank may need this core to go on; giving it away at once would cost a time slice
+    // where some other process wants it.
+    if (seconds > k_spin_seconds) std::this_thread::yield();
   }
 }
 

@@ -25,6 +25,7 @@ struct ExchangeOptions {
   ReductionMethod method = ReductionMethod::exchange;
   int staging_slots = 3;  ///< buckets whose contributions may be under way at the same time
   index_t max_message_bytes = index_t{1} << 30;
+  bool gpu_aware_mpi = false;    ///< MPI can address the memory of the execution space's device
   double timeout_seconds = 0.0;  ///< longest time without progress while waiting; 0: for ever
 };
 
@@ -68,8 +69,9 @@ template <class G, class W = G>
 class Exchange {
  public:
   /// Collective. Throws ConfigError on every rank when `allreduce` is asked for where not every
-  /// worker holds everything. `exec` runs the sums and copies and is fenced before MPI reads them.
-  /// The world must outlive the exchange, at the same place.
+  /// worker holds everything, or for several workers on devices whose memory MPI cannot address.
+  /// `exec` runs the sums and copies and is fenced before MPI reads them. The world must outlive
+  /// the exchange, at the same place.
   Exchange(World const& world, ExchangeSchedule schedule, ExchangeOptions options = {},
            ExecSpace exec = ExecSpace());
   ~Exchange();
