@@ -180,7 +180,7 @@ TEST(Exchange, AveragesForAnyTiming) {
   World world = World::from(MPI_COMM_WORLD);
   const auto layout = dense_layout(test::awkward_table(), world.workers());
   Fixture<float> fixture(world, layout, 3000, GradientReturn::holders, {.staging_slots = 2});
-  for (int step = 0; step < 12; ++step) {
+  for (int step = 0; step < 8; ++step) {
     fixture.run(step, static_cast<unsigned>(step));
     fixture.check(step);
   }
@@ -246,10 +246,10 @@ TEST(Exchange, CutsLongMessages) {
 TEST(Exchange, ManyLargeBuckets) {
   World world = World::from(MPI_COMM_WORLD);
   std::vector<TensorSpec> tensors;
-  for (int i = 0; i < 9; ++i) tensors.push_back(test::tensor(test::numbered("w", i), 97, 311 + i));
+  for (int i = 0; i < 6; ++i) tensors.push_back(test::tensor(test::numbered("w", i), 97, 211 + i));
   const auto layout = dense_layout(ParameterTable(tensors), world.workers());
-  Fixture<float> fixture(world, layout, 1 << 17, GradientReturn::holders);
-  for (int step = 0; step < 3; ++step) {
+  Fixture<float> fixture(world, layout, 1 << 16, GradientReturn::holders);
+  for (int step = 0; step < 2; ++step) {
     fixture.run(step, static_cast<unsigned>(step));
     fixture.check(step);
   }
