@@ -90,7 +90,8 @@ if ((ranks == 1)); then
   refuse "import: tensors are missing" 2 "hf/missing|no tensor" import hf/missing --out new.h5
   refuse "import: vocab_size disagrees" 2 "hf/vocab/config.json|shape [8, 4]|[9, 4]" \
     import hf/vocab --out new.h5
-  refuse "import: hidden_size disagrees" 2 "hf/hidden/config.json|shape [8, 4]|[8, 8]" import hf/hidden --out new.h5
+  refuse "import: hidden_size disagrees" 2 "hf/hidden/config.json|shape [8, 4]|[8, 8]" \
+    import hf/hidden --out new.h5
   refuse "import: num_hidden_layers disagrees" 2 "hf/layers|model.layers.1" \
     import hf/layers --out new.h5
   refuse "import: no config.json" 2 "hf/noconfig|config.json" import hf/noconfig --out new.h5

@@ -7,6 +7,8 @@ listing() {
   find . -path "./${1:-.none}" -prune -o -type f -readable -print0 | sort -z | xargs -0r cksum
 }
 
+crash_words='MPI_ABORT|terminate called|what\(\)|backtrace|stack trace|Segmentation|core dumped'
+
 # result_files FOLDER: what a reader would take for the result of a run.
 result_files() {
   find "$1" \( -name summary.json -o -name latest -o -name '*.h5' \) 2>/dev/null
@@ -61,8 +63,7 @@ refuse() {
     report "no end within ${limit:-20} s"
   elif ((code != expected)); then
     report "exit code $code, expected $expected"
-  elif grep -qiE 'MPI_ABORT|terminate called|what\(\)|backtrace|stack trace|Segmentation|core dumped|\[[0-9]+\] *0x' \
-    "$scratch/err" "$scratch/out"; then
+  elif grep -qiE "$crash_words" "$scratch/err" "$scratch/out"; then
     report "output of a crash"
   elif [[ $before != "$after" ]]; then
     report "files were touched: $(diff <(echo "$before") <(echo "$after") | head -n 6 | tr '\n' ';')"

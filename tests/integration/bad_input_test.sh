@@ -19,8 +19,11 @@ sdp=$(realpath -- "$1") || exit 2
 ranks=$2
 shift 2
 launch=()
-# --quiet: without it mpirun adds a banner of its own to any non-zero exit code.
-((ranks > 1)) && launch=("$@" --quiet)
+if ((ranks > 1)); then
+  launch=("$@")
+  # Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
+  "$1" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launch+=(--quiet)
+fi
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/sdp_bad_input.XXXXXX") || exit 2
