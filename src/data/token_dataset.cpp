@@ -2,6 +2,8 @@
 #include "data/token_dataset.hpp"
 
 #include <algorithm>
+#include <stdexcept>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"

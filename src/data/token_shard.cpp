@@ -9,6 +9,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 #include <utility>
 
 #include "base/error.hpp"
@@ -148,9 +149,9 @@ void TokenShard::close() {
 
 void TokenShard::read(index_t first, index_t count, std::int32_t* tokens) {
   if (first < 0 || count < 0 || first > m_num_tokens - count)
-    throw std::out_of_range("TokenShard::read: tokens " + std::to_string(first) + " to " +
-                            std::to_string(first + count) + " of " + std::to_string(m_num_tokens) +
-                            " in " + m_path);
+    throw std::out_of_range("TokenShard::read: " + std::to_string(count) + " tokens from token " +
+                            std::to_string(first) + " of " + std::to_string(m_num_tokens) + " in " +
+                            m_path);
   if (m_file < 0) m_file = open_to_read(m_path);
   if (m_file < 0) throw DataError(m_path + ": cannot be opened any more: " + std::strerror(errno));
   // uint16 tokens land in the second half of the result and are widened from the front.
