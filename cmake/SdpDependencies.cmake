@@ -8,25 +8,9 @@
 #   sdp_dep_toml, sdp_dep_cli11, sdp_dep_json, sdp_dep_spdlog (fmt comes with it), sdp_dep_zlib,
 #   sdp_dep_zstd
 
-# Debian's Trilinos packages name an include folder that does not exist in Kokkos::kokkos and have no
-# Kokkos::kokkoskernels, so the targets of a stand-alone install are used only where both exist.
 find_package(Kokkos CONFIG REQUIRED)
 find_package(KokkosKernels CONFIG REQUIRED)
-if(Kokkos_VERSION VERSION_LESS 3.4)
-  message(FATAL_ERROR "sdp needs Kokkos 3.4 or newer; found ${Kokkos_VERSION} in ${Kokkos_DIR}")
-endif()
-add_library(sdp_dep_kokkos INTERFACE)
-add_library(sdp_dep_kokkoskernels INTERFACE)
-if(TARGET Kokkos::kokkoskernels)
-  target_link_libraries(sdp_dep_kokkos INTERFACE Kokkos::kokkos)
-  target_link_libraries(sdp_dep_kokkoskernels INTERFACE Kokkos::kokkoskernels)
-else()
-  target_include_directories(sdp_dep_kokkos SYSTEM INTERFACE ${Kokkos_INCLUDE_DIRS})
-  target_link_libraries(sdp_dep_kokkos INTERFACE ${Kokkos_LIBRARIES})
-  target_include_directories(sdp_dep_kokkoskernels SYSTEM INTERFACE ${KokkosKernels_INCLUDE_DIRS})
-  target_link_libraries(sdp_dep_kokkoskernels INTERFACE ${KokkosKernels_LIBRARIES})
-endif()
-target_link_libraries(sdp_dep_kokkoskernels INTERFACE sdp_dep_kokkos)
+include(SdpKokkos)
 
 if(SDP_BUILD_TESTS)
   find_package(GTest CONFIG REQUIRED)
