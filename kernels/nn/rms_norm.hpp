@@ -160,33 +160,31 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
         auto* partial = partials.data();
         const auto d_x_stride = d_x.stride(0);
         const auto partial_stride = partials.stride(0);
+        // A thread always meets the same columns, so no barrier is needed between rows.
+        auto* partial_row = partial + chunk * partial_stride;
+        if constexpr (Weight) row_for(team, width, [=](index_t j) { partial_row[j] = A(0); });
         for (index_t row = begin; row < end; ++row) {
           auto const* x_row = &x(row, 0);
           auto const* d_out_row = &d_out(row, 0);
+          auto* d_x_row = d_x_data + row * d_x_stride;
           const A scale = static_cast<A>(rstd(row));
+          A factor = A(0);
           if constexpr (Input) {
-            auto* d_x_row = d_x_data + row * d_x_stride;
             const A dot = row_sum<A>(team, width, [=](index_t j) {
               return static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) * static_cast<A>(x_row[j]);
             });
             // xhat * mean(w * d_out * xhat), with xhat = x * rstd written out
-            const A factor = dot / static_cast<A>(width) * scale * scale;
-            row_for(team, width, [=](index_t j) {
-              const A gradient = scale * (static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) -
-                                          static_cast<A>(x_row[j]) * factor);
+            factor = dot / static_cast<A>(width) * scale * scale;
+          }
+          row_for(team, width, [=](index_t j) {
+            const A d = static_cast<A>(d_out_row[j]);
+            const A value = static_cast<A>(x_row[j]);
+            if constexpr (Input) {
+              const A gradient = scale * (d * static_cast<A>(w[j]) - value * factor);
               d_x_row[j] = static_cast<value_t<DX>>(static_cast<A>(d_x_row[j]) + gradient);
-            });
-          }
-          if constexpr (Weight) {
-            // A thread always meets the same columns, so no barrier is needed between rows.
-            auto* partial_row = partial + chunk * partial_stride;
-            const bool first = row == begin;
-            row_for(team, width, [=](index_t j) {
-              const A before = first ? A(0) : partial_row[j];
-              partial_row[j] =
-                  before + static_cast<A>(d_out_row[j]) * (static_cast<A>(x_row[j]) * scale);
-            });
-          }
+            }
+            if constexpr (Weight) partial_row[j] += d * (value * scale);
+          });
         }
       });
 }
