@@ -33,6 +33,13 @@ if(SDP_SANITIZE)
   target_link_options(sdp_options INTERFACE -fsanitize=address,undefined)
 endif()
 
+# nvcc precompiles no headers. And fmt 9 takes constexpr from half of its functions when it sees nvcc,
+# which leaves the compile-time check of format strings calling functions that are not.
+if("CUDA" IN_LIST Kokkos_DEVICES)
+  set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
+  target_compile_definitions(sdp_options INTERFACE FMT_USE_CONSTEXPR=1)
+endif()
+
 # sdp_pch: one precompiled header for all targets with the application's flags; a Kokkos translation
 # unit spends three quarters of its time in these headers otherwise.
 function(sdp_use_pch target)
