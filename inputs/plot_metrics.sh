@@ -35,7 +35,21 @@ if [[ ! -s $work/train ]]; then
   echo "plot_metrics.sh: no training loss in $metrics" >&2
   exit 1
 fi
-curves="'$work/train' with lines lw 1.6 lc rgb '#7aa6d6' title 'training loss'"
+# The mean of nine neighbours shows the course of a loss that jumps from batch to batch.
+awk '{ step[NR] = $1; loss[NR] = $2 }
+     END {
+       for (i = 1; i <= NR; ++i) {
+         reach = 4
+         if (i - 1 < reach) reach = i - 1
+         if (NR - i < reach) reach = NR - i
+         sum = 0
+         for (j = i - reach; j <= i + reach; ++j) sum += loss[j]
+         print step[i], sum / (2 * reach + 1)
+       }
+     }' "$work/train" >"$work/smooth"
+last_step=$(awk '$1 > last { last = $1 } END { print last }' "$work/train" "$work/val")
+curves="'$work/train' with lines lw 1 lc rgb '#c3d7ec' title 'training loss, one batch'"
+curves+=", '$work/smooth' with lines lw 2.2 lc rgb '#3f77b0' title 'training loss, running mean'"
 if [[ -s $work/val ]]; then
   last=$(awk 'END { printf "%.3f", $2 }' "$work/val")
   curves+=", '$work/val' with linespoints lw 2.2 pt 7 ps 1.1 lc rgb '#c8452f'"
@@ -49,9 +63,9 @@ set xlabel "update"
 set ylabel "loss (nats per token)"
 set border 3 lc rgb "#555555"
 set tics nomirror out textcolor rgb "#333333"
-set grid ytics xtics lc rgb "#dddddd" lw 1
+set grid ytics xtics lt 1 lc rgb "#e4e4e4" lw 1
 set key top right spacing 1.3 samplen 2.5
-set xrange [0:*]
+set xrange [0:$last_step]
 set offsets 0, 0, graph 0.03, graph 0.03
 plot $curves
 GNUPLOT
