@@ -266,7 +266,7 @@ void Llama<V>::loss(ExecSpace const& exec, View1<V> const& weights, Tokens const
 template <class V>
 void Llama<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
                              double grad_scale, bool accumulate, View1<V> const& grads,
-                             View1<Accum> const& losses) {
+                             View1<Accum> const& losses, double label_smoothing) {
   Region region("sdp::models::llama_loss_backward");
   const index_t d = m_config.hidden_size;
   const auto head = m_table.matrix(weights, m_where.head);
@@ -279,7 +279,8 @@ void Llama<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Tok
     kernels::linear_forward(exec, WeightLayout::out_in, hidden, head, logits);
     kernels::cross_entropy_forward_backward(
         exec, logits, Window1<std::int32_t const>(targets.data() + begin, rows),
-        static_cast<Accum>(grad_scale), Window1<Accum>(losses.data() + begin, rows));
+        static_cast<Accum>(grad_scale), Window1<Accum>(losses.data() + begin, rows),
+        label_smoothing);
     kernels::linear_backward_input(exec, WeightLayout::out_in, logits, head, d_hidden);
     kernels::linear_backward_weight(exec, WeightLayout::out_in, hidden, logits, d_head,
                                     accumulate || begin > 0 ? 1.0 : 0.0);

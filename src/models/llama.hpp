@@ -42,10 +42,11 @@ class Llama {
             View1<Accum> const& losses);
 
   /// As loss(), and starts backward: gradients of grad_scale * sum of losses for the head, and for
-  /// the activations below it. `accumulate` adds to the gradients instead of overwriting them.
+  /// the activations below it. `accumulate` adds to the gradients instead of overwriting them. Label
+  /// smoothing is PyTorch's and changes both losses and gradients.
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
                      double grad_scale, bool accumulate, View1<V> const& grads,
-                     View1<Accum> const& losses);
+                     View1<Accum> const& losses, double label_smoothing = 0.0);
 
   /// The rest of backward, after loss_backward. `tokens` are those of forward. The observer, when
   /// given, hears how much of the gradient buffer is final.

@@ -251,7 +251,8 @@ class Trainer {
       m_model->forward(m_exec, m_weights, inputs);
       times.forward += phase.milliseconds();
       phase.reset();
-      m_model->loss_backward(m_exec, m_weights, targets, grad_scale, m > 0, m_grads, m_losses);
+      m_model->loss_backward(m_exec, m_weights, targets, grad_scale, m > 0, m_grads, m_losses,
+                             m_config.train.label_smoothing);
       m_loss_sum->add(m_exec, m_losses);
       m_model->backward(m_exec, m_weights, inputs, m > 0, m_grads,
                         m + 1 == accumulation ? &observer : nullptr);

@@ -324,6 +324,27 @@ TEST(Llama, ForwardOnlyModelKeepsNothingAndAgrees) {
                std::logic_error);
 }
 
+TEST(Llama, LabelSmoothingMixesTheUniformLoss) {
+  const Reference reference("llama_tiny");
+  const auto tokens = token_view(reference.integers("tokens"), 0, 1, 1);
+  const auto targets = token_view(reference.integers("targets"), 0, 1, 1);
+  const index_t v = reference.config().vocab_size;
+  Dense<double> dense(reference, 1, 1, Recompute::none);
+  dense.model.forward(dense.exec, dense.weights, tokens);
+  double uniform = 0;
+  for (index_t token = 0; token < v; ++token) {
+    const auto each = token_view({static_cast<std::int32_t>(token)}, 0, 1, 1);
+    dense.model.loss(dense.exec, dense.weights, each, dense.losses);
+    dense.exec.fence();
+    uniform += dense.loss_sum() / static_cast<double>(v);
+  }
+  dense.model.loss_backward(dense.exec, dense.weights, targets, 1.0, false, dense.grads,
+                            dense.losses, 0.25);
+  dense.exec.fence();
+  const double expected = 0.75 * reference.values("loss")[0] + 0.25 * uniform;
+  EXPECT_NEAR(dense.loss_sum(), expected, 1e-10);
+}
+
 TEST(Llama, RefusesBatchesLargerThanItsBuffers) {
   const Reference reference("llama_tiny");
   Dense<float> dense(reference, 1, 1, Recompute::none);
