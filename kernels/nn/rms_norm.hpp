@@ -82,12 +82,10 @@ void add_rms_norm_forward(Exec const& exec, X const& x, Branch const& branch, W 
         auto const* w = &weight(0);
         auto* sum_row = &sum(row, 0);
         auto* out_row = &out(row, 0);
-        row_for(team, cols, [=](index_t j) {
-          sum_row[j] = static_cast<T>(static_cast<A>(x_row[j]) + static_cast<A>(branch_row[j]));
-        });
-        team.team_barrier();
         const A total = row_sum<A>(team, cols, [=](index_t j) {
-          const A value = static_cast<A>(sum_row[j]);
+          const T stored = static_cast<T>(static_cast<A>(x_row[j]) + static_cast<A>(branch_row[j]));
+          sum_row[j] = stored;
+          const A value = static_cast<A>(stored);
           return value * value;
         });
         const A scale = A(1) / std::sqrt(total / static_cast<A>(cols) + static_cast<A>(eps));
