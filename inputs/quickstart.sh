@@ -2,38 +2,48 @@
 # SPDX-License-Identifier: Apache-2.0
 # From a fresh Debian or Ubuntu machine to a trained LLaMA, in under ten minutes on two cores.
 #
-#   bash inputs/quickstart.sh [--text FILE_OR_FOLDER] [--steps N] [--ranks N] [--vocab-size V]
-#                             [--prompt TEXT]
+#   bash inputs/quickstart.sh [OPTIONS]
+#
+#   --text FILE_OR_FOLDER  your own text instead of documentation prose: a text file, JSONL with a
+#                          field `text`, gzip or zstd of either, or a folder of them
+#   --steps N              updates, instead of the deck's
+#   --ranks N              MPI processes (2)
+#   --vocab-size V         pieces of the tokenizer (2048)
+#   --prompt TEXT          what the sample continues
 #
 # Installs missing packages, builds, prepares English text, trains a tokenizer, trains on two ranks,
-# evaluates on held-out text, draws the loss and prints a sample. --text takes your own instead: a
-# text file, JSONL with a field `text`, gzip or zstd of either, or a folder of them. Works from any
-# folder and may be repeated: build, text and tokens are kept, every run gets a folder of its own.
-# All that it writes is under build/, data/ and runs/ of the checkout.
+# evaluates on held-out text, draws the loss and prints a sample. Works from any folder and may be
+# repeated: build, text and tokens are kept, every run gets a folder of its own. All that it writes
+# is under build/, data/ and runs/ of the checkout.
 set -euo pipefail
 
-usage() { sed -n '5,6s/^#  *//p' "${BASH_SOURCE[0]}"; }
-text='' steps='' ranks=2 vocab=2048 prompt='The function returns'
+usage() { sed -n '3,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+refuse() { echo "quickstart.sh: $1 (--help lists the options)" >&2; exit 2; }
+text='' steps='' ranks=2 vocab=2048 prompt=''
 while (($# > 0)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --text | --steps | --ranks | --vocab-size | --prompt)
-      if (($# < 2)); then echo "$1 needs a value" >&2; exit 2; fi
+      if (($# < 2)) || [[ -z $2 ]]; then refuse "$1 needs a value"; fi
       case $1 in
         --text) text=$2 ;;
         --prompt) prompt=$2 ;;
-        *) if [[ ! $2 =~ ^[1-9][0-9]*$ ]]; then
-             echo "$1 $2: a whole number above 0 is expected" >&2; exit 2
-           fi
+        *) if [[ ! $2 =~ ^[1-9][0-9]{0,8}$ ]]; then refuse "$1 $2: a whole number is expected"; fi
            case $1 in --steps) steps=$2 ;; --ranks) ranks=$2 ;; *) vocab=$2 ;; esac ;;
       esac
       shift 2 ;;
-    *) echo "unknown option $1" >&2; usage >&2; exit 2 ;;
+    *) refuse "unknown option $1" ;;
   esac
 done
 if [[ -n $text ]]; then
-  if [[ ! -r $text ]]; then echo "--text $text: no such file or folder" >&2; exit 2; fi
+  if [[ ! -r $text ]]; then refuse "--text $text: no file or folder that can be read"; fi
   text=$(readlink -f "$text")
+  bytes=$(find "$text" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum + 0 }')
+  if ((bytes < 50000)); then
+    refuse "--text $text: $bytes bytes are too little to train on, at least 50,000 are wanted"
+  fi
+elif [[ -z $prompt ]]; then
+  prompt='The function returns'
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -55,7 +65,16 @@ build() {
   cmake -S . -B build/quickstart -G Ninja -DCMAKE_BUILD_TYPE=Release -DSDP_BUILD_TESTS=OFF &&
     cmake --build build/quickstart --target sdp
 }
-if ! build >"$log" 2>&1; then
+show_build() {  # the file that is compiled, on one line of a terminal
+  while IFS= read -r line; do
+    if [[ -t 1 && $line == \[* ]]; then printf '\r\033[K      %.70s' "$line"; fi
+  done
+  if [[ -t 1 ]]; then printf '\r\033[K'; fi
+}
+if [[ ! -x build/quickstart/bin/sdp ]]; then
+  echo "      two to three minutes on two cores; output in $log"
+fi
+if ! build 2>&1 | tee "$log" | show_build; then
   tail -n 25 "$log" >&2
   echo "The build failed; all of its output is in $log" >&2
   exit 1
@@ -87,9 +106,9 @@ tokenizer=$set/tokenizer.model
 if [[ ! -f $set/tokens.done ]]; then
   rm -f "$set"/text_train_*.bin "$set"/text_val_*.bin "$set"/tokenizer.*
   "$sdp" tokenize --train-model "$tokenizer" --vocab-size "$vocab" --jsonl-field text \
-    "$source"
+    "$source" | sed 's/^/      /'
   "$sdp" tokenize --model "$tokenizer" --out "$set/text" --val-fraction 0.05 \
-    --jsonl-field text "$source"
+    --jsonl-field text "$source" | sed 's/^/      /'
   touch "$set/tokens.done"
 else
   echo "      kept from before: $set"
@@ -97,19 +116,32 @@ fi
 done_in
 
 source inputs/mpi_environment.sh
+# A failed rank has said why; the launcher would add a page.
+export OMPI_MCA_orte_execute_quiet=1 PRTE_MCA_prte_execute_quiet=1
 mkdir -p runs
 run=1
 while ! mkdir "runs/quickstart-$(printf %02d "$run")" 2>/dev/null; do run=$((run + 1)); done
 out=runs/quickstart-$(printf %02d "$run")
+trap 'rmdir "$out" 2>/dev/null || true' EXIT  # of a run that did not start
+options=("run.out_dir=$out" "data.train=[\"$set/text_train_*.bin\"]"
+         "data.val=[\"$set/text_val_*.bin\"]" "data.tokenizer=$tokenizer"
+         "model.vocab_size=$vocab")
+if [[ -n $steps ]]; then
+  options+=("train.steps=$steps" "train.eval_every=$(((steps + 9) / 10))"
+            "schedule.warmup_steps=$((steps / 20))")
+fi
 step "Training on $ranks ranks ($out)"
-"$SDP_MPIRUN" -n "$ranks" "$sdp" train inputs/llama-quickstart.toml "run.out_dir=$out" \
-  "data.train=[\"$set/text_train_*.bin\"]" "data.val=[\"$set/text_val_*.bin\"]" \
-  "data.tokenizer=$tokenizer" "model.vocab_size=$vocab" ${steps:+"train.steps=$steps"}
+"$SDP_MPIRUN" -n "$ranks" "$sdp" train inputs/llama-quickstart.toml "${options[@]}" || {
+  status=$?
+  echo "Training ended with code $status" >&2
+  exit "$status"
+}
 checkpoint=$out/checkpoints/$(<"$out/checkpoints/latest")
 done_in
 
-step "Evaluation on held-out text"
-"$SDP_MPIRUN" -n "$ranks" "$sdp" eval "$out/config.toml" --checkpoint "$checkpoint"
+step "Evaluation on all of the held-out text"
+"$SDP_MPIRUN" -n "$ranks" "$sdp" eval "$out/config.toml" --checkpoint "$checkpoint" \
+  train.eval_batches=0 | sed 's/^/      /'
 done_in
 
 step "Loss curve"
@@ -117,7 +149,7 @@ bash inputs/plot_metrics.sh "$out" | sed 's/^/      /'
 done_in
 
 step "Sample"
-"$sdp" sample --checkpoint "$checkpoint" --tokenizer "$tokenizer" --prompt "$prompt" --tokens 120 \
+"$sdp" sample --checkpoint "$checkpoint" --tokenizer "$tokenizer" --prompt "$prompt" --tokens 160 \
   --temperature 0.7 --top-k 50 --seed 1
 done_in
 
@@ -130,6 +162,7 @@ Done in $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s.
   tokenizer     $PWD/$tokenizer
   program       $PWD/$sdp  (--help lists its commands)
   deck          $PWD/inputs/llama-quickstart.toml  (inputs/reference.toml explains every key)
-Another prompt: $sdp sample --checkpoint $checkpoint --tokenizer $tokenizer --prompt "TEXT"
-Your own text:  bash inputs/quickstart.sh --text FILE_OR_FOLDER
+From $PWD:
+  another prompt  $sdp sample --checkpoint $checkpoint --tokenizer $tokenizer --prompt "TEXT"
+  your own text   bash inputs/quickstart.sh --text FILE_OR_FOLDER
 SUMMARY
