@@ -5,7 +5,10 @@
 #include <Kokkos_Core.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <initializer_list>
 #include <optional>
+#include <vector>
 
 #include "base/log.hpp"
 #include "base/memory_ledger.hpp"
@@ -18,6 +21,19 @@ namespace {
 
 int to_status(ExitCode code) {
   return static_cast<int>(code);
+}
+
+int from_environment(std::initializer_list<char const*> variables, int otherwise) {
+  for (char const* variable : variables)
+    if (char const* text = std::getenv(variable)) return std::atoi(text);
+  return otherwise;
+}
+
+/// Whether a launcher started several processes of a command that is one process by nature; `rank`
+/// is this one's number among them.
+bool launched_many_times(int& rank) {
+  rank = from_environment({"OMPI_COMM_WORLD_RANK", "PMI_RANK"}, 0);
+  return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1) > 1;
 }
 
 /// Parses the arguments; a status to exit with, or nothing when `action` is to be run. Only a
@@ -105,15 +121,27 @@ int main(int argc, char** argv) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   }
   log::initialize(rank);
-  Kokkos::initialize(argc, argv);
+  if (!parallel && argc > 1 && argv[1][0] != '-' && launched_many_times(rank)) {
+    if (rank == 0)
+      log::error(std::string("\"") + argv[1] +
+                 "\" is not a command that runs on several ranks: start it without a launcher");
+    return static_cast<int>(ExitCode::usage);
+  }
+  // Kokkos' own options stand apart, or it would answer --help and --threads itself.
+  std::vector<char*> kokkos_arguments = {argv[0]}, arguments = {argv[0]};
+  for (int i = 1; i < argc; ++i)
+    (std::strncmp(argv[i], "--kokkos-", 9) == 0 ? kokkos_arguments : arguments).push_back(argv[i]);
+  Action action;
+  const std::optional<int> early =
+      parse(static_cast<int>(arguments.size()), arguments.data(), rank == 0, action);
+  if (early) return *early;
+  int kokkos_count = static_cast<int>(kokkos_arguments.size());
+  kokkos_arguments.push_back(nullptr);
+  Kokkos::initialize(kokkos_count, kokkos_arguments.data());
   memory_ledger::install();
   int status = 0;
   {
-    Action action;
-    const std::optional<int> early = parse(argc, argv, rank == 0, action);
-    if (early) {
-      status = *early;
-    } else if (parallel) {
+    if (parallel) {
       const World world = World::from(MPI_COMM_WORLD);
       status = run(action, &world);
     } else {

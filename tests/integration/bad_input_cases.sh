@@ -106,6 +106,11 @@ if ((ranks == 1)); then
     tokenize --train-model new.model --vocab-size 300 none.txt
 fi
 
+if ((ranks > 1)); then
+  refuse "a command of one process under a launcher" 2 "info" info used/checkpoints
+  refuse "help is not asked of Kokkos" 2 "none.toml" train none.toml --kokkos-threads=1
+fi
+
 # ---- a full disk ----
 # Private mounts: 256 KiB, less than half of the checkpoint of this model, and 4 KiB, which the
 # resolved deck alone fills.
