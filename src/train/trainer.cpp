@@ -184,6 +184,7 @@ class Trainer {
     ExchangeOptions options;
     options.method = m_config.system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
                                                                        : ReductionMethod::exchange;
+    options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
     options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
     return options;
   }
