@@ -20,10 +20,9 @@ double schedule_factor(ScheduleConfig const& schedule, std::int64_t steps, std::
     case ScheduleKind::linear:
       return 1.0 - (1.0 - r) * p;
     case ScheduleKind::wsd: {
-      const double decay_steps = schedule.decay_fraction * static_cast<double>(steps);
-      const double into_decay = static_cast<double>(t) - (static_cast<double>(steps) - decay_steps);
+      const double into_decay = p - (1.0 - schedule.decay_fraction);
       if (into_decay <= 0.0) return 1.0;
-      return 1.0 - (1.0 - r) * std::min(1.0, into_decay / decay_steps);
+      return 1.0 - (1.0 - r) * into_decay / schedule.decay_fraction;
     }
     case ScheduleKind::constant:
       return 1.0;

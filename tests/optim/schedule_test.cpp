@@ -33,9 +33,10 @@ TEST(Schedule, CosineIsHalfwayInTheMiddleAndEndsAtTheFinalRatio) {
 TEST(Schedule, LinearConstantAndWsd) {
   EXPECT_NEAR(schedule_factor(make(ScheduleKind::linear, 0, 0.0), 100, 25), 0.75, 1e-15);
   EXPECT_EQ(schedule_factor(make(ScheduleKind::constant, 0, 0.1), 100, 99), 1.0);
-  const auto wsd = make(ScheduleKind::wsd, 10, 0.2);
-  EXPECT_EQ(schedule_factor(wsd, 100, 75), 1.0);
-  EXPECT_NEAR(schedule_factor(wsd, 100, 80), 1.0 - 0.8 * 0.2, 1e-15);
+  // 80 updates after warm-up, the last 20 of them decay.
+  const auto wsd = make(ScheduleKind::wsd, 20, 0.2);
+  EXPECT_EQ(schedule_factor(wsd, 100, 80), 1.0);
+  EXPECT_NEAR(schedule_factor(wsd, 100, 85), 1.0 - 0.8 * 0.25, 1e-15);
   EXPECT_NEAR(schedule_factor(wsd, 100, 100), 0.2, 1e-15);
 }
 
