@@ -9,11 +9,11 @@ namespace sdp {
 /// Exit codes of the `sdp` command; part of the contract with users.
 enum class ExitCode : int {
   ok = 0,
-  usage = 2,           ///< bad usage, deck, input header, size or glob; nothing was written
-  data = 3,            ///< fault found while reading or writing
-  non_finite = 4,      ///< training gave up on non-finite losses or gradients
-  communication = 5,   ///< communication failure or watchdog
-  stopped = 75,        ///< stopped on a signal or wall-time after saving; resubmit
+  usage = 2,          ///< bad usage, deck, input header, size or glob; nothing was written
+  data = 3,           ///< fault found while reading or writing
+  non_finite = 4,     ///< training gave up on non-finite losses or gradients
+  communication = 5,  ///< communication failure or watchdog
+  stopped = 75,       ///< stopped on a signal or wall-time after saving; resubmit
 };
 
 /// An error that ends the job with a known exit code. The text is one sentence that names the file,

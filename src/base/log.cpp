@@ -9,8 +9,8 @@ namespace sdp::log {
 namespace {
 spdlog::logger& logger() {
   static std::shared_ptr<spdlog::logger> instance = [] {
-    auto made = std::make_shared<spdlog::logger>(
-        "sdp", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto made =
+        std::make_shared<spdlog::logger>("sdp", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made->set_pattern("sdp: %v");
     return made;
   }();
@@ -21,9 +21,17 @@ spdlog::logger& logger() {
 void initialize(int rank) {
   logger().set_level(rank == 0 ? spdlog::level::info : spdlog::level::err);
 }
-void debug(std::string const& message) { logger().debug(message); }
-void info(std::string const& message) { logger().info(message); }
-void warning(std::string const& message) { logger().warn("warning: {}", message); }
-void error(std::string const& message) { logger().error("error: {}", message); }
+void debug(std::string const& message) {
+  logger().debug(message);
+}
+void info(std::string const& message) {
+  logger().info(message);
+}
+void warning(std::string const& message) {
+  logger().warn("warning: {}", message);
+}
+void error(std::string const& message) {
+  logger().error("error: {}", message);
+}
 
 }  // namespace sdp::log

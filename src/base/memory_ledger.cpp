@@ -72,7 +72,9 @@ char const* name(MemoryCategory category) {
 MemoryScope::MemoryScope(MemoryCategory category) : m_previous(t_category) {
   t_category = category;
 }
-MemoryScope::~MemoryScope() { t_category = m_previous; }
+MemoryScope::~MemoryScope() {
+  t_category = m_previous;
+}
 
 namespace memory_ledger {
 
@@ -83,7 +85,9 @@ void install() {
   Kokkos::Tools::Experimental::set_deallocate_data_callback(on_deallocate);
   book.installed = true;
 }
-bool installed() { return ledger().installed; }
+bool installed() {
+  return ledger().installed;
+}
 
 Usage usage(MemoryCategory category) {
   std::lock_guard lock(ledger().mutex);
@@ -105,8 +109,12 @@ void add(MemoryCategory category, std::int64_t bytes) {
 
 }  // namespace memory_ledger
 
-std::int64_t resident_bytes() { return status_bytes("VmRSS:"); }
-std::int64_t peak_resident_bytes() { return status_bytes("VmHWM:"); }
+std::int64_t resident_bytes() {
+  return status_bytes("VmRSS:");
+}
+std::int64_t peak_resident_bytes() {
+  return status_bytes("VmHWM:");
+}
 void reset_peak_resident() {
   std::ofstream clear("/proc/self/clear_refs");
   clear << "5";

@@ -42,8 +42,9 @@ struct Usage {
   std::int64_t peak = 0;
 };
 
-/// Installs the callbacks (before or after Kokkos::initialize). A profiling tool that is loaded from
-/// KOKKOS_PROFILE_LIBRARY keeps its own callbacks and the ledger then stays empty: see installed().
+/// Installs the callbacks (before or after Kokkos::initialize). A profiling tool that is loaded
+/// from KOKKOS_PROFILE_LIBRARY keeps its own callbacks and the ledger then stays empty: see
+/// installed().
 void install();
 bool installed();
 Usage usage(MemoryCategory category);
@@ -56,7 +57,8 @@ void add(MemoryCategory category, std::int64_t bytes);
 
 }  // namespace memory_ledger
 
-/// Resident set size of this process now and its high-water mark, in bytes (Linux /proc; 0 elsewhere).
+/// Resident set size of this process now and its high-water mark, in bytes (Linux /proc; 0
+/// elsewhere).
 std::int64_t resident_bytes();
 std::int64_t peak_resident_bytes();
 /// Sets the high-water mark back to the present size where the kernel allows it.

@@ -27,9 +27,9 @@ ParameterTable::ParameterTable(std::vector<TensorSpec> tensors,
     index_t product = 1;
     for (index_t extent : tensor.shape) product *= extent;
     if (product != tensor.size())
-      throw std::invalid_argument("ParameterTable: " + tensor.name + " has rows * cols = " +
-                                  std::to_string(tensor.size()) + " but its shape holds " +
-                                  std::to_string(product) + " elements");
+      throw std::invalid_argument("ParameterTable: " + tensor.name +
+                                  " has rows * cols = " + std::to_string(tensor.size()) +
+                                  " but its shape holds " + std::to_string(product) + " elements");
     m_offsets.push_back(m_size);
     index_t rows = 0;
     index_t next_row = 0;

@@ -8,8 +8,8 @@
 
 namespace sdp {
 
-/// How the elements of a tensor start. `normal` draws N(0, init_std^2) from the counter-based stream
-/// keyed by (seed, tensor name, logical element index).
+/// How the elements of a tensor start. `normal` draws N(0, init_std^2) from the counter-based
+/// stream keyed by (seed, tensor name, logical element index).
 enum class Init { zeros, ones, normal };
 
 /// One logical tensor of a model, the same on every rank.
@@ -22,8 +22,8 @@ struct TensorSpec {
   bool transposed = false;     ///< storage is the transpose of the outside (out, in) convention
   index_t rows = 0;
   index_t cols = 0;
-  bool decay = true;           ///< takes part in weight decay
-  double lr_factor = 1.0;      ///< multiplies the learning rate
+  bool decay = true;       ///< takes part in weight decay
+  double lr_factor = 1.0;  ///< multiplies the learning rate
   Init init = Init::normal;
   double init_std = 0.0;
 

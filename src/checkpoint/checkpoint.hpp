@@ -24,7 +24,8 @@ struct TrainingState {
   std::int64_t step = 0;     ///< updates, skipped ones included
   std::int64_t samples = 0;  ///< samples consumed: the position in the data
   std::int64_t tokens = 0;
-  std::int64_t skipped = 0;  ///< updates skipped for non-finite values
+  std::int64_t skipped = 0;      ///< updates skipped for non-finite values
+  std::int64_t data_tokens = 0;  ///< size of the training set, which may not change; 0: unknown
   std::uint64_t seed = 1;
   std::optional<double> best_val_loss;
 };

@@ -189,6 +189,7 @@ TrainingState read_state(hid_t file, std::string const& path) {
   state.samples = h5::read_integer(group, "samples", what);
   state.tokens = h5::read_integer(group, "tokens", what);
   state.skipped = h5::read_integer(group, "skipped", what);
+  state.data_tokens = h5::read_integer(group, "data_tokens", what);
   state.seed = h5::read_unsigned(group, "seed", what);
   if (h5::has_attribute(group, "best_val_loss", what))
     state.best_val_loss = h5::read_real(group, "best_val_loss", what);

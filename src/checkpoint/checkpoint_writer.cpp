@@ -181,6 +181,7 @@ void write_header(hid_t file, CheckpointHeader const& header, std::string const&
   h5::write_attribute(state, "samples", header.state.samples, what);
   h5::write_attribute(state, "tokens", header.state.tokens, what);
   h5::write_attribute(state, "skipped", header.state.skipped, what);
+  h5::write_attribute(state, "data_tokens", header.state.data_tokens, what);
   h5::write_attribute(state, "seed", header.state.seed, what);
   if (header.state.best_val_loss)
     h5::write_attribute(state, "best_val_loss", *header.state.best_val_loss, what);

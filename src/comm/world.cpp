@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/heartbeat.hpp"
 #include "comm/mpi_error.hpp"
 
 namespace sdp {
@@ -17,6 +18,7 @@ template <class T>
 T reduce(MPI_Comm comm, T value, MPI_Datatype type, MPI_Op op) {
   T result{};
   check_mpi(MPI_Allreduce(&value, &result, 1, type, op, comm), "MPI_Allreduce");
+  heartbeat::beat();
   return result;
 }
 

@@ -21,7 +21,7 @@ std::string dry_run(World const& world, Config const& config, bool json) {
   plan.ranks = world.size();
   plan.rank = world.rank();
   world.collectively([&] { TrainReader(*data.train, config.run.seed, plan); });
-  const StartPoint start = find_start(world, config);
+  const StartPoint start = find_start(world, config, *data.train);
 
   const ParameterTable table(llama_tensors(config.model.llama));
   const index_t element = config.run.precision == Precision::fp64 ? 8 : 4;

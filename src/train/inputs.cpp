@@ -3,7 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
 #include "checkpoint/convert.hpp"
@@ -22,8 +25,14 @@ std::vector<TensorSpec> tensors_of(ModelConfig const& model) {
   return llama_tensors(model.llama);
 }
 
+/// By the first bytes, whatever the file is called.
 bool is_checkpoint(std::string const& path) {
-  return fs::path(path).extension() == ".h5";
+  constexpr std::string_view k_magic = "\x89HDF\r\n\x1a\n";
+  if (fs::path(path).extension() == ".h5") return true;
+  std::array<char, k_magic.size()> head{};
+  std::ifstream file(path, std::ios::binary);
+  file.read(head.data(), head.size());
+  return file.good() && std::string_view(head.data(), head.size()) == k_magic;
 }
 
 /// ConfigError that names the first key in which the model of a file differs from the deck's.
@@ -46,6 +55,13 @@ void require_same_model(LlamaConfig const& found, LlamaConfig const& expected,
   same(found.rms_norm_eps, expected.rms_norm_eps, "rms_norm_eps");
 }
 
+/// Steps of the run that a summary is of, -1 where there is none.
+std::int64_t summary_steps(fs::path const& path) {
+  std::ifstream file(path);
+  const auto json = nlohmann::json::parse(file, nullptr, false);
+  return json.is_object() ? json.value("steps", std::int64_t{-1}) : -1;
+}
+
 }  // namespace
 
 DataSets open_data(World const& world, Config const& config, bool with_train) {
@@ -61,7 +77,7 @@ DataSets open_data(World const& world, Config const& config, bool with_train) {
   });
 }
 
-StartPoint find_start(World const& world, Config const& config) {
+StartPoint find_start(World const& world, Config const& config, TokenDataset const& training_set) {
   const RunFolder folder(config.run.out_dir);
   std::string resume_path;
   world.collectively([&] {
@@ -81,6 +97,12 @@ StartPoint find_start(World const& world, Config const& config) {
   world.broadcast(resume_path);
 
   StartPoint start;
+  if (resume_path.empty() && config.checkpoint.resume == "auto") {
+    // A run without a checkpoint at its end is known by its summary.
+    start.finished = world.any(world.is_root() && folder.holds_run() &&
+                               summary_steps(folder.summary()) >= config.train.steps);
+    if (start.finished) return start;
+  }
   world.collectively([&] {
     if (resume_path.empty()) {
       start.init_from = config.model.init_from;
@@ -105,6 +127,12 @@ StartPoint find_start(World const& world, Config const& config) {
       launch.training = false;
       require_same_run(parse_deck(info.header.deck, resume_path, {}, launch), config, resume_path);
     }
+    const std::int64_t tokens = info.header.state.data_tokens;
+    if (tokens > 0 && tokens != training_set.num_tokens())
+      throw ConfigError(
+          fmt::format("data.train has {} tokens now, but {} when the run in \"{}\" was "
+                      "saved: the training data cannot change on resume",
+                      training_set.num_tokens(), tokens, resume_path));
     start.finished = info.header.state.step >= config.train.steps && fs::exists(folder.summary());
   });
   return start;

@@ -31,7 +31,7 @@ struct StartPoint {
 
 /// Decides it by checkpoint.resume, run.out_dir and model.init_from, and checks what it finds
 /// against the deck. Collective; errors are the same on every rank. Writes nothing.
-StartPoint find_start(World const& world, Config const& config);
+StartPoint find_start(World const& world, Config const& config, TokenDataset const& training_set);
 
 /// Reads weights into the flat buffer of a table from a checkpoint or from Hugging Face
 /// safetensors. Rank-local; ConfigError or DataError.

@@ -62,15 +62,18 @@ class MetricsLog {
   std::filesystem::path m_path;
 };
 
+/// What a run ends with. Times and the traffic are of this start of the run, everything else of the
+/// whole run; bytes per rank.
 struct RunSummary {
+  std::string name;
   std::int64_t steps = 0;
   std::int64_t samples = 0;
   std::int64_t tokens = 0;
   std::optional<double> val_loss;
   std::optional<double> best_val_loss;
   double wall_seconds = 0;
-  double step_ms = 0;  ///< median
-  double tokens_per_s = 0;
+  std::optional<double> step_ms;       ///< median; absent when this start made no step
+  std::optional<double> tokens_per_s;  ///< all ranks, from the median
   MinMeanMax flops_per_rank;
   std::array<MinMeanMax, k_memory_categories> memory_measured;  ///< peak per category
   /// Absent where there is no formula for a category.
@@ -79,10 +82,10 @@ struct RunSummary {
   MinMeanMax process_peak_bytes;   ///< high-water mark of the resident set
   MinMeanMax process_model_bytes;  ///< the same less the resident set before the model was built
   double sent_bytes_predicted = 0;
-  double sent_bytes_measured = 0;
+  std::optional<double> sent_bytes_measured;
   std::int64_t parameters = 0;
   std::int64_t skipped = 0;
-  std::vector<std::string> checkpoints;
+  std::vector<std::string> checkpoints;  ///< that exist at the end, newest first
 };
 
 std::string to_json(RunSummary const& summary);

@@ -121,11 +121,14 @@ std::string closing_table(RunSummary const& s) {
     row("validation loss",
         fmt::format("{:.4f} (perplexity {:.2f}; best {:.4f})", *s.val_loss, std::exp(*s.val_loss),
                     s.best_val_loss.value_or(*s.val_loss)));
-  row("step time",
-      fmt::format("{:.1f} ms (median), {} tokens/s", s.step_ms, short_count(s.tokens_per_s)));
+  if (s.step_ms)
+    row("step time", fmt::format("{:.1f} ms (median), {} tokens/s", *s.step_ms,
+                                 short_count(s.tokens_per_s.value_or(0))));
   row("wall time", short_duration(s.wall_seconds));
-  row("sent per step and rank", fmt::format("{} (predicted {})", short_bytes(s.sent_bytes_measured),
-                                            short_bytes(s.sent_bytes_predicted)));
+  if (s.sent_bytes_measured)
+    row("sent per step and rank",
+        fmt::format("{} (predicted {})", short_bytes(*s.sent_bytes_measured),
+                    short_bytes(s.sent_bytes_predicted)));
   out += fmt::format("  {:<26}{:>12}{:>12}{:>12}{:>12}\n", "peak memory per rank", "predicted",
                      "min", "mean", "max");
   for (int i = 0; i < k_memory_categories; ++i) {

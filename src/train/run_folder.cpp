@@ -2,7 +2,6 @@
 #include "train/run_folder.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,10 +13,6 @@
 namespace sdp {
 
 namespace fs = std::filesystem;
-
-fs::path RunFolder::checkpoint(std::int64_t step) const {
-  return checkpoints() / fmt::format("step-{:08d}.h5", step);
-}
 
 bool RunFolder::holds_run() const {
   std::error_code ignored;
@@ -64,6 +59,8 @@ void RunFolder::create(Config const& config) const {
     throw ConfigError("run.out_dir \"" + m_root.string() +
                       "\" cannot be created: " + error.message());
   write_file(this->config(), to_toml(config));
+  // A summary is of a run that ended; this one goes on.
+  fs::remove(summary(), error);
 }
 
 void write_file(fs::path const& path, std::string const& text) {

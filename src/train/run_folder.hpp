@@ -19,7 +19,6 @@ class RunFolder {
   std::filesystem::path metrics() const { return m_root / "metrics.jsonl"; }
   std::filesystem::path summary() const { return m_root / "summary.json"; }
   std::filesystem::path checkpoints() const { return m_root / "checkpoints"; }
-  std::filesystem::path checkpoint(std::int64_t step) const;
 
   /// True when a run has written here before.
   bool holds_run() const;
@@ -29,7 +28,8 @@ class RunFolder {
   /// ConfigError.
   void check(Config const& config) const;
 
-  /// Creates the folders and writes config.toml. DataError when the disk refuses.
+  /// Creates the folders (ConfigError where that fails), writes config.toml (DataError) and removes
+  /// the summary of an earlier end.
   void create(Config const& config) const;
 
  private:

@@ -47,6 +47,7 @@ void sample(SampleOptions const& options, std::function<void(std::string const&)
     throw ConfigError("tokenizer \"" + options.tokenizer + "\" has " +
                       std::to_string(tokenizer.vocab_size()) + " pieces, the model of \"" +
                       options.checkpoint + "\" only " + std::to_string(config.vocab_size));
+  if (!(options.temperature >= 0.0)) throw ConfigError("--temperature must be a number from 0 up");
   const ExecSpace exec;
   const ParameterTable table(llama_tensors(config));
   reader.check_tensors(table.tensors());

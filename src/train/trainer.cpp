@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/error.hpp"
+#include "base/heartbeat.hpp"
 #include "base/log.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
@@ -30,6 +31,7 @@
 #include "train/run_folder.hpp"
 #include "train/stop_request.hpp"
 #include "train/training_state.hpp"
+#include "train/watchdog.hpp"
 
 namespace sdp {
 
@@ -64,6 +66,32 @@ class ExchangeObserver : public BackwardObserver {
   bool m_first = true;
 };
 
+/// Resident bytes now, with the high-water mark set back to them where the kernel allows it.
+std::int64_t resident_before_model() {
+  reset_peak_resident();
+  return resident_bytes();
+}
+
+/// Runs what allocates a model; a model that does not fit is an error of the deck, in one sentence.
+template <class F>
+void allocate_or_refuse(index_t parameters, std::size_t element, F&& f) {
+  try {
+    f();
+  } catch (Error const&) {
+    throw;
+  } catch (std::exception const& error) {
+    const std::string text = error.what();
+    if (dynamic_cast<std::bad_alloc const*>(&error) == nullptr &&
+        text.find("allocat") == std::string::npos)
+      throw;
+    throw ConfigError(fmt::format(
+        "out of memory: the model has {} parameters, {} of weights alone, and the memory of this "
+        "process does not hold it with its gradients, optimizer state and activations",
+        short_count(static_cast<double>(parameters)),
+        short_bytes(static_cast<double>(parameters) * static_cast<double>(element))));
+  }
+}
+
 template <class V>
 View1<V> flat_buffer(MemoryCategory category, char const* label, index_t size) {
   MemoryScope scope(category);
@@ -80,7 +108,7 @@ class Trainer {
         m_folder(config.run.out_dir),
         m_metrics(m_folder.metrics()),
         m_data(std::move(data)),
-        m_resident_before(resident_bytes()),
+        m_resident_before(resident_before_model()),
         m_table(llama_tensors(config.model.llama)) {
     const index_t b = config.train.micro_batch, t = config.train.seq_len;
     BatchPlan plan;
@@ -91,17 +119,20 @@ class Trainer {
     m_reader.emplace(
         world.collectively([&] { return TrainReader(*m_data.train, config.run.seed, plan); }));
     world.collectively([&] {
-      m_weights = initial_weights<V>(m_exec, m_table, config.run.seed);
-      if (!start.init_from.empty())
-        load_weights(start.init_from, config.model.llama, m_table, m_weights);
-      m_grads = flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients", m_table.size());
-      m_optimizer.emplace(config.optimizer, m_table);
-      m_model.emplace(config.model.llama, m_table, b, t, config.model.recompute, true);
-      MemoryScope scope(MemoryCategory::data);
-      m_inputs = View2<std::int32_t>("sdp::train::inputs", b, t);
-      m_targets = View2<std::int32_t>("sdp::train::targets", b, t);
-      m_losses = View1<typename Llama<V>::Accum>("sdp::train::losses", b * t);
-      if (start.resume) restore(*start.resume);
+      allocate_or_refuse(m_table.logical_size(), sizeof(V), [&] {
+        m_weights = initial_weights<V>(m_exec, m_table, config.run.seed);
+        if (!start.init_from.empty())
+          load_weights(start.init_from, config.model.llama, m_table, m_weights);
+        m_grads =
+            flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients", m_table.size());
+        m_optimizer.emplace(config.optimizer, m_table);
+        m_model.emplace(config.model.llama, m_table, b, t, config.model.recompute, true);
+        MemoryScope scope(MemoryCategory::data);
+        m_inputs = View2<std::int32_t>("sdp::train::inputs", b, t);
+        m_targets = View2<std::int32_t>("sdp::train::targets", b, t);
+        m_losses = View1<typename Llama<V>::Accum>("sdp::train::losses", b * t);
+        if (start.resume) restore(*start.resume);
+      });
     });
     m_host_inputs = Kokkos::create_mirror_view(m_inputs);
     m_host_targets = Kokkos::create_mirror_view(m_targets);
@@ -109,8 +140,8 @@ class Trainer {
     m_exchange.emplace(m_world, exchange_schedule(), exchange_options(), m_exec);
   }
 
-  TrainEnd run() {
-    const Timer wall;
+  /// `wall` has run since the command began; the wall-time limit counts from there.
+  TrainEnd run(Timer const& wall) {
     TrainConfig const& c = m_config.train;
     m_world.collectively([&] {
       if (!m_world.is_root()) return;
@@ -120,11 +151,14 @@ class Trainer {
     Progress progress(m_world.is_root(), m_state.step, c.steps);
     announce(progress);
     StopRequest stop;
+    Watchdog watchdog(m_world.rank(), static_cast<double>(m_config.system.watchdog_seconds));
     Timer since_record, since_checkpoint;
     std::int64_t record_step = m_state.step;
     int nonfinite_in_a_row = 0;
 
+    if (m_state.step >= c.steps && m_data.val) run_evaluation(progress);
     while (m_state.step < c.steps) {
+      watchdog.set_step(m_state.step + 1);
       const StepTimes times = update();
       const UpdateResult result = m_optimizer->result(m_exec);
       m_step_times.push_back(times.step);
@@ -162,19 +196,22 @@ class Trainer {
         record_step = m_state.step;
       }
       if (!last && stop_wanted(stop, wall.seconds())) {
+        const Watchdog::Pause pause(watchdog);
         save(progress);
         progress.note(fmt::format("stopped after step {} of {}; run again to continue",
                                   m_state.step, c.steps));
         return TrainEnd::stopped;
       }
       if (!last && checkpoint_due(since_checkpoint.seconds())) {
+        const Watchdog::Pause pause(watchdog);
         save(progress);
         since_checkpoint.reset();
         since_record.reset();
         record_step = m_state.step;
       }
     }
-    if (m_config.checkpoint.at_end) save(progress);
+    const Watchdog::Pause pause(watchdog);
+    if (m_config.checkpoint.at_end && !m_step_times.empty()) save(progress);
     finish(progress, wall.seconds());
     return TrainEnd::finished;
   }
@@ -240,12 +277,16 @@ class Trainer {
     const index_t b = m_config.train.micro_batch, t = m_config.train.seq_len;
     const double grad_scale = 1.0 / static_cast<double>(accumulation * b * t);
     m_loss_sum->reset(m_exec);
-    m_exchange->begin(m_grads);
     ExchangeObserver<V> observer(m_exec, *m_exchange, *m_loss_sum, m_grads);
     const typename Llama<V>::Tokens inputs(m_inputs), targets(m_targets);
     for (index_t m = 0; m < accumulation; ++m) {
+      const bool last = m + 1 == accumulation;
+      heartbeat::phase("reading data");
       m_world.collectively(
           [&] { m_reader->read(m_state.step, m, m_host_inputs.data(), m_host_targets.data()); });
+      // Receives are open from here on, so nothing that throws on all ranks may come after it.
+      if (last) m_exchange->begin(m_grads);
+      heartbeat::phase("forward and backward");
       Kokkos::deep_copy(m_exec, m_inputs, m_host_inputs);
       Kokkos::deep_copy(m_exec, m_targets, m_host_targets);
       Timer phase;
@@ -255,11 +296,12 @@ class Trainer {
       m_model->loss_backward(m_exec, m_weights, targets, grad_scale, m > 0, m_grads, m_losses,
                              m_config.train.label_smoothing);
       m_loss_sum->add(m_exec, m_losses);
-      m_model->backward(m_exec, m_weights, inputs, m > 0, m_grads,
-                        m + 1 == accumulation ? &observer : nullptr);
+      m_model->backward(m_exec, m_weights, inputs, m > 0, m_grads, last ? &observer : nullptr);
       times.backward += phase.milliseconds();
     }
+    heartbeat::phase("exchange");
     m_exchange->finish();
+    heartbeat::phase("update");
     times.exchange = m_exchange->statistics().blocked_ms;
     const Timer phase;
     const double lr = m_config.optimizer.lr *
@@ -324,6 +366,7 @@ class Trainer {
   }
 
   void run_evaluation(Progress& progress) {
+    heartbeat::phase("evaluation");
     const Timer timer;
     EvalRecord r;
     r.step = m_state.step;
@@ -342,9 +385,11 @@ class Trainer {
 
   void save(Progress& progress) {
     Region region("sdp::train::checkpoint");
+    heartbeat::phase("checkpoint");
     CheckpointHeader header;
     header.model = m_config.model;
     header.state = m_state;
+    header.state.data_tokens = m_data.train->num_tokens();
     header.deck = to_toml(m_config);
     std::vector<FlatRange> owned;
     for (OwnedRange const& range : m_exchange->schedule().owned)
@@ -355,7 +400,6 @@ class Trainer {
       buffers.push_back(checkpoint_buffer<V>("optimizer/" + name, m_table, owned, moment));
     const SavedCheckpoint saved = save_checkpoint(m_world, m_folder.checkpoints().string(),
                                                   m_config.checkpoint.keep, header, buffers);
-    m_checkpoints.push_back(saved.path);
     m_world.collectively([&] {
       if (m_world.is_root())
         m_metrics.append(CheckpointRecord{m_state.step, saved.path, saved.seconds, saved.bytes});
@@ -366,6 +410,7 @@ class Trainer {
 
   void finish(Progress& progress, double wall_seconds) {
     RunSummary s;
+    s.name = m_config.run.name;
     s.steps = m_state.step;
     s.samples = m_state.samples;
     s.tokens = m_state.tokens;
@@ -374,13 +419,13 @@ class Trainer {
     s.wall_seconds = m_world.max(wall_seconds);
     s.parameters = m_table.logical_size();
     s.skipped = m_state.skipped;
-    s.checkpoints = m_checkpoints;
+    s.checkpoints = list_checkpoints(m_folder.checkpoints().string());
     if (!m_step_times.empty()) {
       auto middle = m_step_times.begin() + static_cast<std::ptrdiff_t>(m_step_times.size() / 2);
       std::nth_element(m_step_times.begin(), middle, m_step_times.end());
       s.step_ms = m_world.max(*middle);
       s.tokens_per_s = static_cast<double>(m_config.train.global_batch * m_config.train.seq_len) /
-                       (s.step_ms * 1e-3);
+                       (*s.step_ms * 1e-3);
     }
     const double tokens_per_rank =
         static_cast<double>(m_state.tokens) / static_cast<double>(m_world.size());
@@ -431,22 +476,23 @@ class Trainer {
   std::optional<LossSum> m_loss_sum;
   std::optional<Exchange<V>> m_exchange;
   std::vector<double> m_step_times;  // (updates) ms
-  std::vector<std::string> m_checkpoints;
   std::optional<double> m_val_loss;
-  double m_sent_bytes = 0;
+  std::optional<double> m_sent_bytes;
 };
 
 template <class V>
-TrainEnd train_as(World const& world, Config const& config, DataSets data, StartPoint start) {
+TrainEnd train_as(World const& world, Config const& config, DataSets data, StartPoint start,
+                  Timer const& wall) {
   Trainer<V> trainer(world, config, std::move(data), std::move(start));
-  return trainer.run();
+  return trainer.run(wall);
 }
 
 }  // namespace
 
 TrainEnd train(World const& world, Config const& config) {
+  const Timer wall;
   DataSets data = open_data(world, config, true);
-  StartPoint start = find_start(world, config);
+  StartPoint start = find_start(world, config, *data.train);
   if (start.finished) {
     if (world.is_root())
       fmt::print("the run in {} has done its {} steps already; nothing to do\n", config.run.out_dir,
@@ -454,8 +500,8 @@ TrainEnd train(World const& world, Config const& config) {
     return TrainEnd::finished;
   }
   return config.run.precision == Precision::fp64
-             ? train_as<double>(world, config, std::move(data), std::move(start))
-             : train_as<float>(world, config, std::move(data), std::move(start));
+             ? train_as<double>(world, config, std::move(data), std::move(start), wall)
+             : train_as<float>(world, config, std::move(data), std::move(start), wall);
 }
 
 }  // namespace sdp

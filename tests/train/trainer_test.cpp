@@ -160,6 +160,40 @@ TEST_F(Trainer, AFinishedRunIsLeftAloneAndAUsedFolderCanBeRefused) {
   });
 }
 
+TEST_F(Trainer, AFinishedRunIsKnownWithoutACheckpointAndEvaluatedAgainWithoutASummary) {
+  train(m_world, deck(m_world, "bare", {"checkpoint.at_end=false"}));
+  const auto lines = metrics("bare").size();
+  EXPECT_EQ(train(m_world, deck(m_world, "bare", {"checkpoint.at_end=false"})), TrainEnd::finished);
+  EXPECT_EQ(metrics("bare").size(), lines);
+
+  train(m_world, deck(m_world, "a"));
+  m_world.barrier();
+  if (m_world.is_root()) std::filesystem::remove(out("a") / "summary.json");
+  m_world.barrier();
+  train(m_world, deck(m_world, "a"));
+  std::ifstream file(out("a") / "summary.json");
+  const json summary = json::parse(file);
+  EXPECT_EQ(summary["val_loss"], metrics("a", "eval")[0]["val_loss"]);
+  EXPECT_TRUE(summary["step_ms"].is_null());
+  EXPECT_EQ(summary["checkpoints"].size(), 1u);
+}
+
+TEST_F(Trainer, TrainingDataCannotChangeOnResume) {
+  train(m_world, deck(m_world, "a"));
+  m_world.barrier();
+  if (m_world.is_root()) write_shard("train.bin", 3100, 1);
+  m_world.barrier();
+  expect_error(ExitCode::usage, "3100 tokens now, but 3000",
+               [&] { train(m_world, deck(m_world, "a", {"train.steps=20"})); });
+}
+
+TEST_F(Trainer, AModelThatDoesNotFitIsOneSentence) {
+  expect_error(ExitCode::usage, "out of memory: the model has", [&] {
+    train(m_world, deck(m_world, "a", {"model.vocab_size=2000000000", "model.hidden_size=4096"}));
+  });
+  EXPECT_FALSE(std::filesystem::exists(out("a")));
+}
+
 TEST_F(Trainer, ASignalOnOneRankStopsAllAfterTheStepAndTheRunContinues) {
   train(m_world, deck(m_world, "straight"));
   // max_walltime of a second is not reached by twelve updates, so only the signal can stop the run.

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/watchdog.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+
+#include "base/error.hpp"
+#include "base/heartbeat.hpp"
+#include "base/log.hpp"
+
+namespace sdp {
+
+Watchdog::Watchdog(int rank, double seconds) : m_rank(rank), m_seconds(seconds) {
+  heartbeat::beat();
+  m_thread = std::thread([this] { watch(); });
+}
+
+Watchdog::~Watchdog() {
+  {
+    std::lock_guard lock(m_mutex);
+    m_done = true;
+  }
+  m_wake.notify_one();
+  m_thread.join();
+}
+
+void Watchdog::watch() {
+  const auto interval = std::chrono::duration<double>(std::clamp(m_seconds / 10.0, 0.05, 5.0));
+  std::unique_lock lock(m_mutex);
+  while (!m_wake.wait_for(lock, interval, [this] { return m_done; })) {
+    const double silence = heartbeat::silence_seconds();
+    if (m_paused.load(std::memory_order_relaxed) || silence < m_seconds) continue;
+    log::error(fmt::format(
+        "rank {}: no progress for {:.0f} s in step {}, phase \"{}\" (system.watchdog_seconds)",
+        m_rank, silence, m_step.load(std::memory_order_relaxed), heartbeat::current_phase()));
+    // The main thread may be inside MPI for ever, so MPI cannot end the job from here; a process
+    // that leaves without a word makes the launcher do it.
+    std::_Exit(static_cast<int>(ExitCode::communication));
+  }
+}
+
+Watchdog::Pause::Pause(Watchdog& watchdog) : m_watchdog(watchdog) {
+  m_watchdog.m_paused.store(true, std::memory_order_relaxed);
+}
+Watchdog::Pause::~Pause() {
+  heartbeat::beat();
+  m_watchdog.m_paused.store(false, std::memory_order_relaxed);
+}
+
+}  // namespace sdp

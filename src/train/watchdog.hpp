@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+
+namespace sdp {
+
+/// Ends the process with exit code 5 when the heartbeat of this process is silent for longer than
+/// `seconds`, after one line that says rank, step and phase. A rank that waits for a dead or stuck
+/// one is silent, so the launcher ends the job. Writing a checkpoint is not timed: a slow file
+/// system is no fault.
+class Watchdog {
+ public:
+  Watchdog(int rank, double seconds);
+  ~Watchdog();
+  Watchdog(Watchdog const&) = delete;
+  Watchdog& operator=(Watchdog const&) = delete;
+
+  void set_step(std::int64_t step) { m_step.store(step, std::memory_order_relaxed); }
+
+  /// Stops the clock while it lives.
+  class Pause {
+   public:
+    explicit Pause(Watchdog& watchdog);
+    ~Pause();
+    Pause(Pause const&) = delete;
+    Pause& operator=(Pause const&) = delete;
+
+   private:
+    Watchdog& m_watchdog;
+  };
+
+ private:
+  void watch();
+
+  int m_rank;
+  double m_seconds;
+  std::atomic<std::int64_t> m_step{0};
+  std::atomic<bool> m_paused{false};
+  bool m_done = false;
+  std::mutex m_mutex;
+  std::condition_variable m_wake;
+  std::thread m_thread;
+};
+
+}  // namespace sdp
