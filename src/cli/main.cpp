@@ -92,7 +92,10 @@ int run(Action const& action, World const* world) {
     return to_status(action(world));
   } catch (Error const& error) {
     const bool alone = !world || world->size() == 1;
-    if (alone || world->is_root() || !error.agreed()) log::error(error.what());
+    if (alone || (error.agreed() && world->is_root()))
+      log::error(error.what());
+    else if (!error.agreed())
+      log::error("rank " + std::to_string(world->rank()) + ": " + error.what());
     if (!alone && !error.agreed()) MpiSession::abort(error.code());
     return to_status(error.code());
   } catch (std::bad_alloc const&) {
@@ -113,7 +116,12 @@ int run(Action const& action, World const* world) {
 int main(int argc, char** argv) {
   using namespace sdp;
   using namespace sdp::cli;
-  const bool parallel = argc > 1 && is_parallel(argv[1]);
+  // Kokkos' own options stand apart, or it would answer --help and --threads itself.
+  std::vector<char*> kokkos_arguments = {argv[0]}, arguments = {argv[0]};
+  for (int i = 1; i < argc; ++i)
+    (std::strncmp(argv[i], "--kokkos-", 9) == 0 ? kokkos_arguments : arguments).push_back(argv[i]);
+  const bool named = arguments.size() > 1 && arguments[1][0] != '-';
+  const bool parallel = named && is_parallel(arguments[1]);
   std::optional<MpiSession> session;
   int rank = 0;
   if (parallel) {
@@ -121,23 +129,25 @@ int main(int argc, char** argv) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   }
   log::initialize(rank);
-  if (!parallel && argc > 1 && argv[1][0] != '-' && launched_many_times(rank)) {
+  if (!parallel && named && launched_many_times(rank)) {
     if (rank == 0)
-      log::error(std::string("\"") + argv[1] +
+      log::error(std::string("\"") + arguments[1] +
                  "\" is not a command that runs on several ranks: start it without a launcher");
     return static_cast<int>(ExitCode::usage);
   }
-  // Kokkos' own options stand apart, or it would answer --help and --threads itself.
-  std::vector<char*> kokkos_arguments = {argv[0]}, arguments = {argv[0]};
-  for (int i = 1; i < argc; ++i)
-    (std::strncmp(argv[i], "--kokkos-", 9) == 0 ? kokkos_arguments : arguments).push_back(argv[i]);
   Action action;
   const std::optional<int> early =
       parse(static_cast<int>(arguments.size()), arguments.data(), rank == 0, action);
   if (early) return *early;
   int kokkos_count = static_cast<int>(kokkos_arguments.size());
   kokkos_arguments.push_back(nullptr);
-  Kokkos::initialize(kokkos_count, kokkos_arguments.data());
+  try {
+    Kokkos::initialize(kokkos_count, kokkos_arguments.data());
+  } catch (std::exception const& error) {
+    if (rank == 0)
+      log::error(std::string("Kokkos cannot start with these options: ") + error.what());
+    return static_cast<int>(ExitCode::usage);
+  }
   memory_ledger::install();
   int status = 0;
   {

@@ -24,7 +24,8 @@ void add_train(CLI::App& app, Action& action) {
   command->add_option("OVERRIDES", options->overrides, "section.key=value, wins over the deck");
   command->add_flag("--dry-run", options->dry_run,
                     "Check everything, print the plan, write nothing");
-  command->add_flag("--json", options->json, "With --dry-run: the plan as one JSON object");
+  command->add_flag("--json", options->json, "With --dry-run: the plan as one JSON object")
+      ->needs("--dry-run");
   command->callback([&action, options] {
     action = [options](World const* world) {
       Launch launch;
