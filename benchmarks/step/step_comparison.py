@@ -8,7 +8,8 @@ Started by run_step_comparison.sh, which sets thread counts and placement. Figur
   GFLOP/s     model FLOPs a process: 6 * (parameters without the embedding table) * tokens
               + causal attention 6 * L * D * T per token
   SGEMM       OpenBLAS, 1024^3, one thread, best of many in each round, median over the rounds
-  memory      peak resident bytes minus those before the model is built, at twice the micro-batch
+  memory      peak resident bytes minus those before the model is built, one process, on the model
+              of llama_memory.toml
 """
 
 import argparse
@@ -24,19 +25,42 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DECK = ROOT / "benchmarks/step/llama_30m.toml"
+SPEED_DECK = ROOT / "benchmarks/step/llama_30m.toml"
+MEMORY_DECK = ROOT / "benchmarks/step/llama_memory.toml"
 PEER = ROOT / "benchmarks/peers/pytorch_llama.py"
 DATA = ROOT / "data/step"
 RUNS = ROOT / "runs/step"
-V, D, L, F, T, BATCH = 4096, 512, 8, 1376, 256, 8
 WARMUP = 3
 
 
-def flops_per_token():
-    matrices = L * (4 * D * D + 3 * D * F) + V * D
-    return 6 * matrices + 6 * L * D * T
+class Shape:
+    """What both sides are given, read from a deck."""
+
+    def __init__(self, deck):
+        with open(deck, "rb") as f:
+            values = tomllib.load(f)
+        model, train = values["model"], values["train"]
+        self.deck = deck
+        self.v, self.d, self.l = (model[k] for k in ("vocab_size", "hidden_size", "num_layers"))
+        self.h, self.f = model["num_heads"], model["intermediate_size"]
+        self.t, self.batch = train["seq_len"], train["micro_batch"]
+        self.matrices = self.l * (4 * self.d ** 2 + 3 * self.d * self.f)
+        self.parameters = self.matrices + (2 * self.l + 1) * self.d + 2 * self.v * self.d
+
+    def flops_per_token(self):
+        return 6 * (self.matrices + self.v * self.d) + 6 * self.l * self.d * self.t
+
+    def options(self):
+        return ["--vocab-size", self.v, "--hidden-size", self.d, "--layers", self.l, "--heads",
+                self.h, "--intermediate-size", self.f, "--seq-len", self.t, "--micro-batch",
+                self.batch]
+
+    def __str__(self):
+        return (f"{self.parameters / 1e6:.1f}M LLaMA (V {self.v}, D {self.d}, L {self.l}, "
+                f"H {self.h}, F {self.f}, T {self.t}, micro-batch {self.batch})")
 
 
 def sgemm_gflops(n=1024, repeats=12):
@@ -56,11 +80,11 @@ def sgemm_gflops(n=1024, repeats=12):
     return 2e-9 * n ** 3 / best
 
 
-def write_shard(path, count, seed):
+def write_shard(path, count, vocabulary, seed):
     """llm.c GPT-2 shard of `count` uniform tokens."""
     header = array.array("i", [20240520, 1, count] + [0] * 253)
     source = random.Random(seed)
-    tokens = array.array("H", (source.randrange(V) for _ in range(count)))
+    tokens = array.array("H", (source.randrange(vocabulary) for _ in range(count)))
     with open(path, "wb") as f:
         header.tofile(f)
         tokens.tofile(f)
@@ -74,28 +98,27 @@ def run(command):
     return result.stdout
 
 
-def run_sdp(binary, ranks, steps, micro_batch=BATCH):
-    out = RUNS / f"sdp-{ranks}-{micro_batch}"
+def run_sdp(binary, shape, ranks, warmup, steps):
+    out = RUNS / f"{shape.deck.stem}-{ranks}"
     shutil.rmtree(out, ignore_errors=True)
     launch = [os.environ.get("SDP_MPIRUN", "mpirun"), "-n", str(ranks)] if ranks > 1 else []
-    run([*launch, binary, "train", DECK, f"run.out_dir={out}", f"train.steps={WARMUP + steps}",
-         f"train.micro_batch={micro_batch}", f"train.global_batch={ranks * micro_batch}",
+    run([*launch, binary, "train", shape.deck, f"run.out_dir={out}",
+         f"train.steps={warmup + steps}", f"train.global_batch={ranks * shape.batch}",
          f'data.train=["{DATA}/random_train_*.bin"]', f'data.val=["{DATA}/random_val_*.bin"]'])
     with open(out / "metrics.jsonl", encoding="utf-8") as f:
         events = [json.loads(line) for line in f]
-    times = [e["step_ms"] for e in events if e["event"] == "train"][WARMUP:]
+    times = [e["step_ms"] for e in events if e["event"] == "train"][warmup:]
     with open(out / "summary.json", encoding="utf-8") as f:
         summary = json.load(f)
     median = statistics.median(times)
-    tokens = ranks * micro_batch * T
-    ledger = sum(v["measured"]["max"] for v in summary["memory"].values()
-                 if isinstance(v, dict) and "measured" in v)
-    return {"step_ms": median, "tokens_per_s": 1e3 * tokens / median, "ledger_bytes": ledger,
-            "rss_increase_bytes": summary.get("process_increase_bytes")}
+    return {"step_ms": median, "tokens_per_s": 1e3 * ranks * shape.batch * shape.t / median,
+            "parameters": summary["parameters"],
+            "ledger_bytes": summary["memory"]["total"]["measured"]["max"],
+            "rss_increase_bytes": summary["process_model_bytes"]["max"]}
 
 
-def run_peer(python, ranks, steps, micro_batch=BATCH):
-    options = ["--steps", steps, "--warmup", WARMUP, "--micro-batch", micro_batch]
+def run_peer(python, shape, ranks, warmup, steps):
+    options = [*shape.options(), "--warmup", warmup, "--steps", steps]
     if ranks > 1:
         launch = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
         command = [*launch, PEER, "--ddp", *options]
@@ -124,20 +147,30 @@ def arguments():
     return parser.parse_args()
 
 
-def measure(a, python):
+def measure(a, python, speed, memory):
     results = {("sdp", 1): [], ("PyTorch", 1): [], ("sdp", 2): [], ("PyTorch", 2): []}
     sgemm = []
     for number in range(a.rounds):
         sgemm.append(sgemm_gflops())
         for peer, ranks in results:
-            print(f"round {number + 1} of {a.rounds}: {peer}, {ranks} process"
-                  f"{'es' if ranks > 1 else ''} ...", file=sys.stderr, flush=True)
-            r = (run_sdp(a.sdp, ranks, a.steps) if peer == "sdp"
-                 else run_peer(python, ranks, a.steps))
+            say(f"round {number + 1} of {a.rounds}: {peer}, {processes(ranks)} ...")
+            r = (run_sdp(a.sdp, speed, ranks, WARMUP, a.steps) if peer == "sdp"
+                 else run_peer(python, speed, ranks, WARMUP, a.steps))
+            if r["parameters"] != speed.parameters:
+                sys.exit(f"{peer} has {r['parameters']} parameters, not {speed.parameters}")
             results[peer, ranks].append(r)
-    print("memory ...", file=sys.stderr, flush=True)
-    memory = {"sdp": run_sdp(a.sdp, 1, 1, 2 * BATCH), "PyTorch": run_peer(python, 1, 1, 2 * BATCH)}
-    return results, sgemm, memory
+    say("memory ...")
+    resident = {"sdp": run_sdp(a.sdp, memory, 1, 1, 1),
+                "PyTorch": run_peer(python, memory, 1, 1, 1)}
+    return results, sgemm, resident
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def processes(ranks):
+    return f"{ranks} process" + ("es" if ranks > 1 else "")
 
 
 def median_of(rows, key):
@@ -158,46 +191,46 @@ def main():
         sys.exit(f"{a.sdp} is not there: build it with cmake --preset default && "
                  "cmake --build build/default --target sdp")
     python = find_python(a.python)
+    speed, memory = Shape(SPEED_DECK), Shape(MEMORY_DECK)
     DATA.mkdir(parents=True, exist_ok=True)
     for name, count, seed in (("random_train_000000", 200_000, 1), ("random_val_000000", 8_000, 2)):
         if not (DATA / f"{name}.bin").exists():
-            write_shard(DATA / f"{name}.bin", count, seed)
-    results, sgemm, memory = measure(a, python)
+            write_shard(DATA / f"{name}.bin", count, min(speed.v, memory.v), seed)
+    results, sgemm, resident = measure(a, python, speed, memory)
+    if a.json:
+        everything = {"sgemm_gflops": sgemm, "memory": resident, "runs": [
+            {"peer": peer, "ranks": ranks, "rounds": rows} for (peer, ranks), rows in
+            results.items()]}
+        a.json.write_text(json.dumps(everything, indent=2) + "\n")
 
-    gemm = statistics.median(s for s in sgemm if s) if all(sgemm) else None
-    version = results["PyTorch", 1][0]["version"]
-    print(f"Training step of a 30M LLaMA (V {V}, D {D}, L {L}, H 8, F {F}, T {T}, micro-batch "
-          f"{BATCH}), fp32, one thread a process;\nmedians of {a.rounds} interleaved rounds of "
-          f"{a.steps} steps; PyTorch {version}; {os.cpu_count()} cores, OpenBLAS SGEMM "
+    gemm = statistics.median(sgemm) if all(sgemm) else None
+    print(f"Training step of a {speed}, fp32, one thread a process;\n"
+          f"medians of {a.rounds} interleaved rounds of {a.steps} steps; PyTorch "
+          f"{results['PyTorch', 1][0]['version']}; {os.cpu_count()} cores, OpenBLAS SGEMM "
           f"{f'{gemm:.1f}' if gemm else 'n/a'} GFLOP/s\n")
     print(f"{'':28} {'tokens/s':>9} {'step ms':>9} {'GFLOP/s':>9} {'of SGEMM':>9}")
     rate = {}
     for (peer, ranks), rows in results.items():
         rate[peer, ranks] = median_of(rows, "tokens_per_s")
-        gflops = 1e-9 * flops_per_token() * rate[peer, ranks] / ranks
-        label = f"{peer}, {ranks} process{'es' if ranks > 1 else ''}"
+        gflops = 1e-9 * speed.flops_per_token() * rate[peer, ranks] / ranks
+        label = f"{peer}, {processes(ranks)}"
         label += " (DDP, gloo)" if peer == "PyTorch" and ranks > 1 else ""
         print(f"{label:28} {rate[peer, ranks]:9.1f} {median_of(rows, 'step_ms'):9.1f} "
               f"{gflops:9.1f} {f'{gflops / gemm:9.1%}' if gemm else '      n/a'}")
-    of_sgemm = 1e-9 * flops_per_token() * rate["sdp", 1] / gemm if gemm else None
-    mib = {peer: (r["rss_increase_bytes"] or 0) / 2 ** 20 for peer, r in memory.items()}
-    ledger = memory["sdp"]["ledger_bytes"] / 2 ** 20
-    print(f"\nmemory at micro-batch {2 * BATCH}: sdp {mib['sdp']:.0f} MiB (ledger {ledger:.0f}), "
-          f"PyTorch {mib['PyTorch']:.0f} MiB\n")
+    of_sgemm = 1e-9 * speed.flops_per_token() * rate["sdp", 1] / gemm if gemm else None
+    mib = {peer: r["rss_increase_bytes"] / 2 ** 20 for peer, r in resident.items()}
+    ledger = resident["sdp"]["ledger_bytes"] / 2 ** 20
+    print(f"\nMemory of a {memory}:\n  sdp {mib['sdp']:.0f} MiB more resident than before the "
+          f"model was built (ledger {ledger:.0f} MiB), PyTorch {mib['PyTorch']:.0f} MiB\n")
     print(f"{'':58} {'measured':>8}  wanted")
     print(verdict("one process: sdp / PyTorch", rate["sdp", 1] / rate["PyTorch", 1], 1.2))
     print(verdict("  or: fraction of OpenBLAS SGEMM", of_sgemm, 0.8))
     print(verdict("sdp, two processes / one", rate["sdp", 2] / rate["sdp", 1], 1.8))
     print(verdict("two processes: sdp / PyTorch DDP", rate["sdp", 2] / rate["PyTorch", 2], 1.2))
-    known = memory["sdp"]["rss_increase_bytes"]
-    print(verdict("resident increase: sdp / PyTorch", mib["sdp"] / mib["PyTorch"] if known else None,
-                  1.0, at_least=False))
-    print(verdict("ledger / resident increase", ledger / mib["sdp"] if known else None, 0.95))
-    if a.json:
-        everything = {"sgemm_gflops": sgemm, "memory": memory, "runs": [
-            {"peer": peer, "ranks": ranks, "rounds": rows} for (peer, ranks), rows in
-            results.items()]}
-        a.json.write_text(json.dumps(everything, indent=2) + "\n")
+    print(verdict("resident increase: sdp / PyTorch", mib["sdp"] / mib["PyTorch"], 1.0,
+                  at_least=False))
+    print(verdict("|ledger - resident increase| / resident increase",
+                  abs(ledger - mib["sdp"]) / mib["sdp"], 0.05, at_least=False))
 
 
 if __name__ == "__main__":
