@@ -116,14 +116,30 @@ finish() {
   code=$?
 }
 
+# processes_in FOLDER: those that work in it or below.
+processes_in() {
+  local process
+  for process in /proc/[0-9]*; do
+    [[ $(readlink "$process/cwd" 2>/dev/null) == "$1"* ]] && echo "${process#/proc/}"
+  done
+}
+
+# ranks_here: the processes of the program in this test, on one line.
+ranks_here() {
+  local process
+  for process in $(processes_in "$work"); do
+    [[ $(readlink "/proc/$process/exe" 2>/dev/null) == "$sdp" ]] && printf '%s ' "$process"
+  done
+}
+
+no_ranks_here() { [[ -z $(ranks_here) ]]; }
+
 # stop_everything: ends every process that still works in the scratch folder.
 stop_everything() {
   local process
   cd / || return
-  for process in /proc/[0-9]*; do
-    if [[ $(readlink "$process/cwd" 2>/dev/null) == "$scratch"* ]]; then
-      kill -KILL "${process#/proc/}" 2>/dev/null
-    fi
+  for process in $(processes_in "$scratch"); do
+    kill -KILL "$process" 2>/dev/null
   done
 }
 

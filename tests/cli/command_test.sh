@@ -154,6 +154,21 @@ done
 check "the same val_loss" \
   same "$(value val_loss $stopped/summary.json)" "$(value val_loss runs/whole/summary.json)"
 
+# ---- a run of which a rank stands still ----
+name="a rank that stands still"
+limit=20
+begin train deck.toml "${overrides[@]}" run.out_dir=runs/still train.steps=1000000 \
+  system.watchdog_seconds=2
+check "it starts" wait_until grep -qs '"step":3,' runs/still/metrics.jsonl
+read -r rank _ <<<"$(ranks_here)"
+check "a rank to stop" kill -STOP "$rank"
+finish
+check "code 5, not $code" test $code = 5
+check "it says why" complains '^sdp: error: .* for 2 s'
+check "no rank stays behind" wait_until no_ranks_here
+check "no result" test -z "$(result_files runs/still)"
+limit=60
+
 # ---- a run that diverges ----
 run "a learning rate past all bounds" 4 train deck.toml run.out_dir=runs/diverged \
   optimizer.lr=1e300 checkpoint.every_steps=0
