@@ -13,6 +13,8 @@ if(NOT SDP_KERNELS_ONLY)
        "  HDF5 (parallel)   ${HDF5_VERSION}"
        "  sentencepiece     ${SDP_SENTENCEPIECE_LIBRARY}"
        "  fmt, spdlog       ${fmt_VERSION}, ${spdlog_VERSION}"
+       "  toml++, CLI11     ${SDP_TOMLPLUSPLUS_INCLUDE_DIR}, ${SDP_CLI11_INCLUDE_DIR}"
+       "  nlohmann-json     ${SDP_NLOHMANN_JSON_INCLUDE_DIR}"
        "  zlib, zstd        ${ZLIB_VERSION_STRING}, ${SDP_ZSTD_VERSION}")
 endif()
 list(APPEND _sdp_lines "  tests             ${SDP_BUILD_TESTS}" "  benchmarks        ${SDP_BUILD_BENCHMARKS}")

@@ -17,4 +17,4 @@ fi
 cmake --preset default -DSDP_WARNINGS_AS_ERRORS=$warnings
 cmake --build --preset default -j "$(nproc)"
 echo "Built in $((SECONDS - began)) s"
-exec ctest --preset default -j 2 "$@"
+exec ctest --preset default -j "$(nproc)" "$@"

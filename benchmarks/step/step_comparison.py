@@ -128,7 +128,7 @@ def run_peer(python, shape, ranks, warmup, steps):
 
 
 def find_python(asked):
-    candidates = [asked] if asked else [sys.executable, "/opt/venv/bin/python"]
+    candidates = [asked] if asked else [sys.executable]
     for python in candidates:
         probe = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
         if probe.returncode == 0:

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,7 @@ void read_everything(std::string const& path, sdp::TokenFormat format) {
 
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* bytes, std::size_t size) {
   static std::string const path = [] {
-    std::string name = "/tmp/sdp-fuzz-shard-XXXXXX";
+    std::string name = (std::filesystem::temp_directory_path() / "sdp-fuzz-shard-XXXXXX").string();
     ::close(::mkstemp(name.data()));
     return name;
   }();
