@@ -22,6 +22,15 @@ T reduce(MPI_Comm comm, T value, MPI_Datatype type, MPI_Op op) {
   return result;
 }
 
+template <class T>
+void reduce_in_place(MPI_Comm comm, T* values, std::int64_t count, MPI_Datatype type) {
+  for (std::int64_t begin = 0; begin < count; begin += k_chunk)
+    check_mpi(
+        MPI_Allreduce(MPI_IN_PLACE, values + begin,
+                      static_cast<int>(std::min(k_chunk, count - begin)), type, MPI_SUM, comm),
+        "MPI_Allreduce");
+}
+
 template <class E>
 [[noreturn]] void throw_agreed(E error) {
   error.set_agreed();
@@ -115,11 +124,10 @@ MinMeanMax World::min_mean_max(double value) const {
 }
 
 void World::sum_in_place(double* values, std::int64_t count) const {
-  for (std::int64_t begin = 0; begin < count; begin += k_chunk)
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values + begin,
-                            static_cast<int>(std::min(k_chunk, count - begin)), MPI_DOUBLE, MPI_SUM,
-                            m_comm),
-              "MPI_Allreduce");
+  reduce_in_place(m_comm, values, count, MPI_DOUBLE);
+}
+void World::sum_in_place(std::vector<std::int64_t>& values) const {
+  reduce_in_place(m_comm, values.data(), static_cast<std::int64_t>(values.size()), MPI_INT64_T);
 }
 
 void World::broadcast_bytes(void* bytes, std::int64_t count, int root) const {

@@ -75,6 +75,8 @@ class World {
   void sum_in_place(std::vector<double>& values) const {
     sum_in_place(values.data(), static_cast<std::int64_t>(values.size()));
   }
+  /// The same for integers: exact, and equal on all ranks, unless a sum overflows.
+  void sum_in_place(std::vector<std::int64_t>& values) const;
 
   /// Bytes of `root` to all ranks.
   void broadcast_bytes(void* bytes, std::int64_t count, int root = 0) const;

@@ -79,6 +79,24 @@ TEST(World, SumsDisjointElementsExactly) {
   world.sum_in_place(empty);
 }
 
+TEST(World, SumsIntegersExactly) {
+  World world = World::from(MPI_COMM_WORLD);
+  const std::int64_t n = world.size();
+  std::vector<std::int64_t> values(29);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = (std::int64_t{1} << 58) + static_cast<std::int64_t>(i) - world.rank();
+  values[3] = -7 * world.rank();
+  world.sum_in_place(values);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (i != 3) {
+      EXPECT_EQ(values[i],
+                n * ((std::int64_t{1} << 58) + static_cast<std::int64_t>(i)) - n * (n - 1) / 2);
+    }
+  EXPECT_EQ(values[3], -7 * n * (n - 1) / 2);
+  std::vector<std::int64_t> empty;
+  world.sum_in_place(empty);
+}
+
 TEST(World, BroadcastsTextAndVectors) {
   World world = World::from(MPI_COMM_WORLD);
   for (int root = 0; root < world.size(); ++root) {
