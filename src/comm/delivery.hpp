@@ -124,9 +124,9 @@ class Delivery {
   Delivery(Delivery const&) = delete;
   Delivery& operator=(Delivery const&) = delete;
 
-  /// Collective. Reads plan.source_size elements of `source` and overwrites those elements of
-  /// `target` that this worker wants; waits. The buffers do not overlap, and kernels that wrote the
-  /// source have been fenced by the caller.
+  /// Collective. Reads elements of `source` and overwrites those elements of `target` that this
+  /// worker wants, no others; waits. The buffers have at least the sizes of the plan and do not
+  /// overlap; kernels that wrote the source or use the target have been fenced by the caller.
   void run(DeliveryPlan const& plan, View1<T> const& source, View1<T> const& target);
 
   DeliveryStatistics const& statistics() const { return m_statistics; }
@@ -134,9 +134,45 @@ class Delivery {
   std::string describe() const;
 
  private:
+  /// Elements for or from one peer, contiguous from `flat` on unless there are spans to pack.
+  struct Message {
+    int peer = 0;
+    index_t elements = 0;
+    index_t flat = 0;
+    index_t first_span = 0;
+    index_t spans = 0;
+  };
+  /// The messages of one direction, in the order in which they are posted.
+  struct Side {
+    std::vector<Message> messages;
+    std::size_t next = 0;
+    std::vector<int> message_of_slot;  ///< -1: free
+    std::vector<int> free_slots;
+    index_t slot_elements = 0;
+    View1<T> staging;
+
+    Message const& message(int slot) const {
+      return messages[static_cast<std::size_t>(message_of_slot[static_cast<std::size_t>(slot)])];
+    }
+    T* memory(int slot) const { return staging.data() + slot * slot_elements; }
+  };
+
+  View1<kernels::CopySpan> build(DeliveryPlan const& plan);
+  void build(Side& side, std::vector<DeliveryPlan::Stream> const& streams,
+             std::vector<kernels::CopySpan>& spans);
+  static int take_slot(Side& side);
+  void post_receives(View1<T> const& target);
+  void post_sends(View1<kernels::CopySpan> const& spans, View1<T> const& source);
+  void completed(int id, View1<kernels::CopySpan> const& spans, View1<T> const& target);
+
   World const& m_world;
   DeliveryOptions m_options;
   ExecSpace m_exec;
+  index_t m_message_elements = 0;
+  std::unique_ptr<MessageQueue> m_queue;
+  Side m_sends;
+  Side m_receives;
+  index_t m_copies = 0;  ///< spans that this rank copies for itself
   DeliveryStatistics m_statistics;
 };
 

@@ -3,21 +3,20 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <thread>
 
 #include "base/error.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
 #include "base/timer.hpp"
+#include "comm/copy_list.hpp"
+#include "comm/idle_wait.hpp"
 #include "kernels/core/compat.hpp"
 
 namespace sdp {
 
 namespace {
 
-constexpr index_t k_alignment = 64;        // bytes, of messages in a slot
-constexpr double k_spin_seconds = 2e-4;    // of waiting before the core is offered to others
-constexpr index_t k_span_elements = 8192;  // copied by one team
+constexpr index_t k_alignment = 64;  // bytes, of messages in a slot
 
 index_t aligned(index_t bytes) {
   return (bytes + k_alignment - 1) / k_alignment * k_alignment;
@@ -128,12 +127,10 @@ void Exchange<G, W>::build_leg(Bucket& bucket, Kind kind,
     bytes = aligned(bytes);
     leg.staging.push_back(bytes);
     index_t packed = bytes / element_bytes;
-    for (IndexRange const& run : message.runs)
-      for (index_t begin = run.begin; begin < run.end; begin += k_span_elements) {
-        const index_t count = std::min(k_span_elements, run.end - begin);
-        spans.push_back({begin, packed, count});
-        packed += count;
-      }
+    for (IndexRange const& run : message.runs) {
+      append_copy(spans, run.begin, packed, run.size());
+      packed += run.size();
+    }
     bytes = aligned(bytes + message.elements * element_bytes);
   }
   leg.spans = static_cast<index_t>(spans.size()) - leg.first_span;
@@ -386,20 +383,14 @@ bool Exchange<G, W>::advance() {
 
 template <class G, class W>
 void Exchange<G, W>::wait_for(index_t buckets) {
-  Timer idle;
+  IdleWait wait(m_options.timeout_seconds);
   while (m_done < buckets) {
-    if (advance()) {
-      idle.reset();
-      continue;
-    }
-    const double seconds = idle.seconds();
-    if (m_options.timeout_seconds > 0.0 && seconds > m_options.timeout_seconds)
+    if (advance())
+      wait.moved();
+    else if (wait.stuck())
       throw CommunicationError("the exchange has not moved for " +
                                std::to_string(static_cast<int>(m_options.timeout_seconds)) +
                                " s: " + describe());
-    // Another rank may need this core to go on; giving it away at once would cost a time slice
-    // where some other process wants it.
-    if (seconds > k_spin_seconds) std::this_thread::yield();
   }
 }
 
@@ -443,9 +434,7 @@ template <class G, class W>
 void Exchange<G, W>::copy(Bucket& bucket, Kind kind) {
   Leg const& leg = bucket.legs[kind];
   if (leg.spans == 0) return;
-  const Kokkos::View<kernels::CopySpan const*, Kokkos::LayoutRight, MemSpace,
-                     Kokkos::MemoryTraits<Kokkos::Unmanaged>>
-      spans(m_spans.data() + leg.first_span, static_cast<std::size_t>(leg.spans));
+  const auto spans = copy_window(m_spans, leg.first_span, leg.spans);
   char* const slot = m_staging.data() + bucket.slot * m_slot_bytes;
   const auto slot_bytes = static_cast<std::size_t>(m_slot_bytes);
   const Window1<G> gradients(reinterpret_cast<G*>(slot), slot_bytes / sizeof(G));
