@@ -7,13 +7,23 @@
 #include "base/types.hpp"
 #include "config/config.hpp"
 #include "models/backward_observer.hpp"
+#include "models/forward_observer.hpp"
 #include "models/llama_tensors.hpp"
+#include "models/llama_units.hpp"
 
 namespace sdp {
 
 // Shapes in this file: B sequences, T tokens each, N = B*T, D hidden size, H query heads, K
 // key-value heads, h head_dim, F MLP width, V vocabulary. H, K and F are what this worker holds of
 // a layer.
+
+/// What one worker holds of a LLaMA. Under forward masking both tables are the same; under backward
+/// masking the weights are complete and the gradients a part of them.
+struct LlamaSubnetwork {
+  ParameterTable weights;
+  ParameterTable gradients;  ///< rows that get a gradient, all of them rows of `weights`
+  LlamaScales scales;        ///< of the sub-layer outputs; empty: all 1
+};
 
 /// A LLaMA decoder for training: forward, loss and backward over flat weight and gradient buffers.
 ///
@@ -33,6 +43,12 @@ class Llama {
   Llama(LlamaConfig const& config, ParameterTable const& table, index_t max_batch,
         index_t max_seq_len, Recompute recompute, bool with_backward);
 
+  /// As above for a subnetwork: its output scales multiply what sub-layers add to the residual
+  /// stream, and weight gradients are formed for the rows of its gradient table alone. Throws
+  /// std::invalid_argument when a gradient row is not among the weights.
+  Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, index_t max_batch,
+        index_t max_seq_len, Recompute recompute, bool with_backward);
+
   /// Runs the layers on tokens (B,T) and keeps what backward needs.
   void forward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens);
 
@@ -42,8 +58,8 @@ class Llama {
             View1<Accum> const& losses);
 
   /// As loss(), and starts backward: gradients of grad_scale * sum of losses for the head, and for
-  /// the activations below it. `accumulate` adds to the gradients instead of overwriting them. Label
-  /// smoothing is PyTorch's and changes both losses and gradients.
+  /// the activations below it. `accumulate` adds to the gradients instead of overwriting them.
+  /// Label smoothing is PyTorch's and changes both losses and gradients.
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
                      double grad_scale, bool accumulate, View1<V> const& grads,
                      View1<Accum> const& losses, double label_smoothing = 0.0);

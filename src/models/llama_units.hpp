@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "base/unit.hpp"
+#include "config/config.hpp"
+
+namespace sdp {
+
+/// The droppable units of a LLaMA. All other rows are shared: embedding, head, final norm, the
+/// layers of protect_first and protect_last, and the norms at neuron level.
+///
+/// Block level: classes "attention" and "mlp", one unit each per layer with its pre-norm, or one
+/// class "layer" (block_unit). Neuron level: class "attention" has one unit per key-value head (its
+/// key and value rows, the rows of its query heads and the matching rows of the output projection);
+/// class "mlp" one per neuron_group SwiGLU neurons (rows of gate, up and down), by default the
+/// largest divisor of F up to 64. Without a regime there are no units. Cost: forward FLOPs of one
+/// sample of max_seq_len tokens.
+///
+/// Throws ConfigError when neuron_group does not divide F at neuron level.
+UnitSet llama_units(LlamaConfig const& config, SdpConfig const& sdp);
+
+/// Factors on the contributions of the sub-layers to the residual stream, by layer.
+struct LlamaScales {
+  std::vector<double> attention;  // (L)
+  std::vector<double> mlp;        // (L)
+};
+
+/// Output scales of a forward-masked worker in training: `inverse_keep` (N/k) for the sub-layers
+/// that have droppable units, 1 for the others, for forward_scale "inverse_keep" and at neuron
+/// level for "auto"; all 1 otherwise.
+LlamaScales llama_output_scales(LlamaConfig const& config, SdpConfig const& sdp,
+                                UnitSet const& units, double inverse_keep);
+
+}  // namespace sdp
