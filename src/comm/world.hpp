@@ -12,14 +12,9 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/min_mean_max.hpp"
 
 namespace sdp {
-
-struct MinMeanMax {
-  double min = 0.0;
-  double mean = 0.0;
-  double max = 0.0;
-};
 
 /// The processes of a run: a duplicated communicator, this process's place in it, and the small
 /// collectives that control flow needs.

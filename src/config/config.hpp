@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/design.hpp"
 #include "base/types.hpp"
 
 namespace sdp {
@@ -23,8 +24,6 @@ enum class Sharding { none, holders };
 enum class ScheduleKind { cosine, wsd, linear, constant };
 enum class Regime { none, backward, forward };
 enum class Level { block, neuron };
-enum class Design { automatic, windows, cyclic, orbits, plane, random };
-enum class Placement { round_robin, node_aligned };
 enum class BlockUnit { sublayer, layer };
 enum class ForwardScale { automatic, inverse_keep, none };
 enum class Transport { automatic, mpi, nccl };

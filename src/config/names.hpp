@@ -64,12 +64,11 @@ struct EnumNames<Level> {
 };
 template <>
 struct EnumNames<Design> {
-  static constexpr std::array<std::string_view, 6> names{"auto",   "windows", "cyclic",
-                                                         "orbits", "plane",   "random"};
+  static constexpr auto names = k_design_names;
 };
 template <>
 struct EnumNames<Placement> {
-  static constexpr std::array<std::string_view, 2> names{"round_robin", "node_aligned"};
+  static constexpr auto names = k_placement_names;
 };
 template <>
 struct EnumNames<BlockUnit> {
