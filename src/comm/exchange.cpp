@@ -146,7 +146,8 @@ void Exchange<G, W>::reset_bucket(Bucket& bucket) {
 
 template <class G, class W>
 void Exchange<G, W>::begin(View1<G> const& gradients) {
-  if (m_open) throw std::logic_error("Exchange::begin: the step before has not finished");
+  if (m_open || m_weight_phase)
+    throw std::logic_error("Exchange::begin: the step before has not finished");
   if (static_cast<index_t>(gradients.extent(0)) != m_schedule.gradient_size)
     throw std::invalid_argument("Exchange::begin: " + std::to_string(gradients.extent(0)) +
                                 " gradients, but the schedule has " +
@@ -178,7 +179,7 @@ void Exchange<G, W>::ready(index_t flat_end) {
 
 template <class G, class W>
 void Exchange<G, W>::poll() {
-  if (m_open) advance();
+  if (m_open || m_weight_phase) advance();
 }
 
 template <class G, class W>
@@ -186,7 +187,7 @@ void Exchange<G, W>::finish() {
   const Region region("sdp::comm::exchange/finish");
   const Timer timer;
   ready(m_schedule.gradient_size);
-  wait_for(static_cast<index_t>(m_buckets.size()));
+  wait_until([&] { return m_done == m_buckets.size(); });
   fence();
   m_open = false;
   m_gradients = {};
@@ -194,33 +195,61 @@ void Exchange<G, W>::finish() {
 }
 
 template <class G, class W>
-void Exchange<G, W>::return_weights(View1<W> const& weights) {
-  if (m_open) throw std::logic_error("Exchange::return_weights: the step has not finished");
+void Exchange<G, W>::begin_return(View1<W> const& weights) {
+  if (m_open || m_weight_phase)
+    throw std::logic_error("Exchange::begin_return: the step has not finished");
   if (static_cast<index_t>(weights.extent(0)) != m_schedule.weight_size)
-    throw std::invalid_argument("Exchange::return_weights: " + std::to_string(weights.extent(0)) +
+    throw std::invalid_argument("Exchange::begin_return: " + std::to_string(weights.extent(0)) +
                                 " weights, but the schedule has " +
                                 std::to_string(m_schedule.weight_size));
-  const Region region("sdp::comm::exchange/return_weights");
-  const Timer timer;
+  const Region region("sdp::comm::exchange/begin_return");
   m_weights = weights;
   m_weight_phase = true;
   m_next_admitted = 0;
-  m_done = 0;
+  m_done = m_arrived = 0;
   std::fill(m_message_done.begin(), m_message_done.end(), 0);
   for (Bucket& bucket : m_buckets) reset_bucket(bucket);
-  admit();
-  wait_for(static_cast<index_t>(m_buckets.size()));
-  fence();
+  poll();
+}
+
+template <class G, class W>
+void Exchange<G, W>::wait_weights(index_t flat_begin) {
+  if (!m_weight_phase) return;
+  const Region region("sdp::comm::exchange/wait_weights");
+  const Timer timer;
+  wait_until([&] {
+    for (; m_arrived < m_buckets.size(); ++m_arrived) {
+      const std::size_t b = m_buckets.size() - 1 - m_arrived;
+      if (m_schedule.buckets[b].weights.end <= flat_begin) return true;
+      if (!m_buckets[b].unpacked) return false;
+    }
+    return true;
+  });
+  m_statistics.blocked_ms += timer.milliseconds();
+}
+
+template <class G, class W>
+void Exchange<G, W>::finish_return() {
+  if (!m_weight_phase) return;
+  const Region region("sdp::comm::exchange/finish_return");
+  const Timer timer;
+  wait_until([&] { return m_done == m_buckets.size(); });
   m_weight_phase = false;
   m_weights = {};
   m_statistics.blocked_ms += timer.milliseconds();
+}
+
+/// Gradients leave in the order of the buckets, weights return in the opposite one.
+template <class G, class W>
+typename Exchange<G, W>::Bucket& Exchange<G, W>::bucket_in_order(std::size_t place) {
+  return m_buckets[m_weight_phase ? m_buckets.size() - 1 - place : place];
 }
 
 /// Gives slots to buckets in order; a bucket that needs none passes at once.
 template <class G, class W>
 void Exchange<G, W>::admit() {
   while (m_next_admitted < m_buckets.size()) {
-    Bucket& bucket = m_buckets[m_next_admitted];
+    Bucket& bucket = bucket_in_order(m_next_admitted);
     if ((m_weight_phase ? bucket.weight_bytes : bucket.gradient_bytes) > 0) {
       if (m_free_slots.empty()) return;
       bucket.slot = m_free_slots.back();
@@ -232,7 +261,7 @@ void Exchange<G, W>::admit() {
       post_all(bucket, weight_receive);
       copy(bucket, weight_send);
       post_all(bucket, weight_send);
-      completed_weights(bucket);
+      try_end_weights(bucket);
     } else {
       post_all(bucket, reduce_receive);
       try_send(bucket);
@@ -350,7 +379,7 @@ void Exchange<G, W>::completed(int id) {
   --bucket.legs[address.kind].left;
   m_message_done[static_cast<std::size_t>(id)] = 1;
   if (m_weight_phase) {
-    completed_weights(bucket);
+    try_end_weights(bucket);
     return;
   }
   // The average of a slice lands where its contribution was sent from, so it is accepted only now;
@@ -361,14 +390,17 @@ void Exchange<G, W>::completed(int id) {
   try_end(bucket);
 }
 
+/// Unpacks the weights of a bucket once all are here, and notes its end.
 template <class G, class W>
-void Exchange<G, W>::completed_weights(Bucket& bucket) {
-  if (bucket.done || bucket.legs[weight_send].left > 0 || bucket.legs[weight_receive].left > 0)
-    return;
-  copy(bucket, weight_receive);
+void Exchange<G, W>::try_end_weights(Bucket& bucket) {
+  if (!bucket.unpacked && bucket.legs[weight_receive].left == 0) {
+    copy(bucket, weight_receive);
+    if (bucket.legs[weight_receive].spans > 0) fence();
+    bucket.unpacked = true;
+  }
+  if (bucket.done || !bucket.unpacked || bucket.legs[weight_send].left > 0) return;
   bucket.done = true;
   ++m_done;
-  if (bucket.slot >= 0) fence();
   release(bucket);
 }
 
@@ -382,9 +414,10 @@ bool Exchange<G, W>::advance() {
 }
 
 template <class G, class W>
-void Exchange<G, W>::wait_for(index_t buckets) {
+template <class Done>
+void Exchange<G, W>::wait_until(Done&& done) {
   IdleWait wait(m_options.timeout_seconds);
-  while (m_done < buckets) {
+  while (!done()) {
     if (advance())
       wait.moved();
     else if (wait.stuck())
@@ -470,9 +503,13 @@ std::string Exchange<G, W>::describe() const {
       "sending gradients to ranks", "gradients of ranks",       "sending averages to ranks",
       "averages of ranks",          "sending weights to ranks", "weights of ranks"};
   if (!m_open && !m_weight_phase) return "no exchange is under way";
+  const std::size_t count = m_buckets.size();
   std::size_t b = 0;
-  while (b < m_buckets.size() && m_buckets[b].done) ++b;
-  if (b == m_buckets.size()) return "every bucket is done";
+  for (std::size_t place = 0; place <= count; ++place) {
+    if (place == count) return "every bucket is done";
+    b = m_weight_phase ? count - 1 - place : place;
+    if (!m_buckets[b].done) break;
+  }
   Bucket const& bucket = m_buckets[b];
   std::string text = (m_weight_phase ? "return of weights, bucket " : "gradients, bucket ") +
                      std::to_string(b) + " of " + std::to_string(m_buckets.size()) + " waits for ";

@@ -36,7 +36,7 @@ struct ExchangeStatistics {
   std::int64_t weight_sent_bytes = 0;
   std::int64_t weight_received_bytes = 0;
   std::int64_t messages_sent = 0;
-  double blocked_ms = 0.0;  ///< time inside finish() and return_weights()
+  double blocked_ms = 0.0;  ///< time inside finish(), wait_weights() and finish_return()
 };
 
 /// Averages gradients over their holders while backward still runs.
@@ -51,11 +51,18 @@ struct ExchangeStatistics {
 /// divides by the number of holders, and the average returns to the holders. The result is the same
 /// for any buckets, owners and timing. With GradientReturn::none averages stay with their owner
 /// (the other elements of the buffer keep this worker's own gradients), which updates its owned()
-/// weights and calls return_weights.
+/// weights and returns them while the next forward pass already runs:
 ///
-/// A step is the same sequence of calls on every rank: begin, ready and poll any number of times,
-/// finish, then return_weights where the schedule has weights to return. Nothing waits outside
-/// finish and return_weights; no call allocates. Staging memory is bounded: contributions of at
+///   exchange.begin_return(weights);
+///   for each layer of forward: { exchange.wait_weights(begin of its weights); ... poll() ... }
+///   exchange.finish_return();
+///
+/// Forward reads the weight buffer from its end to its beginning, so buckets return in that order.
+///
+/// A step is the same sequence on every rank: begin, finish, then begin_return and finish_return
+/// where the schedule has weights to return; ready, poll and wait_weights come any number of times
+/// in between. Nothing waits outside finish, wait_weights and finish_return; no call allocates.
+/// Staging memory is bounded: contributions of at
 /// most `staging_slots` buckets are accepted at a time, in bucket order on every rank, so the
 /// lowest unfinished bucket can always proceed. Slices that are contiguous are sent and received in
 /// the gradient buffer itself.
@@ -88,9 +95,22 @@ class Exchange {
   void poll();
   /// Declares every gradient ready and waits for the step to end.
   void finish();
-  /// Sends the weights that this worker owns and receives those that it stores; waits. The buffer
-  /// has schedule().weight_size elements.
-  void return_weights(View1<W> const& weights);
+
+  /// Starts to send the updated weights that this worker has to those that store them, and to
+  /// receive the others. The buffer has schedule().weight_size elements; the kernels that updated
+  /// it have been fenced by the caller. Until finish_return() nobody writes to it, and only what
+  /// wait_weights() has waited for may be read beside this worker's own updates.
+  void begin_return(View1<W> const& weights);
+  /// Waits until all weights in [flat_begin, weight_size) have arrived; at once where no return is
+  /// under way.
+  void wait_weights(index_t flat_begin);
+  /// Waits for all weights to arrive and to be sent; at once where no return is under way.
+  void finish_return();
+  /// begin_return and finish_return.
+  void return_weights(View1<W> const& weights) {
+    begin_return(weights);
+    finish_return();
+  }
 
   ExchangeSchedule const& schedule() const { return m_schedule; }
   std::vector<OwnedRange> const& owned() const { return m_schedule.owned; }
@@ -127,7 +147,7 @@ class Exchange {
     bool ready = false;
     bool sent = false;
     bool summed = false;
-    bool unpacked = false;  ///< the averages of the other owners are in the flat buffer
+    bool unpacked = false;  ///< what the other owners returned is in the flat buffer
     bool done = false;
   };
   struct Address {
@@ -147,9 +167,11 @@ class Exchange {
   void try_end(Bucket& bucket);
   void average(Bucket& bucket, OwnedRun const& run);
   void completed(int id);
-  void completed_weights(Bucket& bucket);
+  void try_end_weights(Bucket& bucket);
   bool advance();
-  void wait_for(index_t buckets);
+  template <class Done>
+  void wait_until(Done&& done);
+  Bucket& bucket_in_order(std::size_t place);
   void post(Bucket& bucket, Kind kind, int message);
   void post_all(Bucket& bucket, Kind kind);
   void copy(Bucket& bucket, Kind kind);
@@ -172,11 +194,12 @@ class Exchange {
   View1<G> m_gradients;
   View1<W> m_weights;
   bool m_open = false;          ///< between begin and finish
-  bool m_weight_phase = false;  ///< inside return_weights
+  bool m_weight_phase = false;  ///< between begin_return and finish_return
   index_t m_ready_end = 0;
   std::size_t m_next_ready = 0;
   std::size_t m_next_admitted = 0;
-  index_t m_done = 0;
+  std::size_t m_done = 0;     ///< buckets
+  std::size_t m_arrived = 0;  ///< buckets of which all weights are here, from the last one on
   ExchangeStatistics m_statistics;
 };
 

@@ -119,6 +119,12 @@ class BucketBuilder {
   TableMask m_run_holders = 0;
 };
 
+/// The held elements of a logical range in a flat buffer.
+IndexRange flat_range(FlatCursor& cursor, IndexRange const& logical, index_t size) {
+  const index_t begin = cursor.lower_bound(logical.begin, size);
+  return {begin, cursor.lower_bound(logical.end, size)};
+}
+
 void add_owned_ranges(std::vector<OwnedRun> const& runs, std::vector<OwnedRange>& owned) {
   for (OwnedRun const& run : runs) {
     OwnedRange* const last = owned.empty() ? nullptr : &owned.back();
@@ -147,7 +153,8 @@ ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRa
 
   FlatCursor gradients(owners.gradients(table));
   FlatCursor weights(owners.weights(table));
-  FlatCursor limits(owners.gradients(table));
+  FlatCursor gradient_limits(owners.gradients(table));
+  FlatCursor weight_limits(owners.weights(table));
   for (IndexRange const& logical : buckets) {
     BucketBuilder builder(schedule, owners);
     for (Piece const& piece : owners.next_bucket()) {
@@ -160,8 +167,8 @@ ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRa
     }
     BucketSchedule bucket = builder.finish(schedule.traffic);
     bucket.logical = logical;
-    bucket.gradients.begin = limits.lower_bound(logical.begin, schedule.gradient_size);
-    bucket.gradients.end = limits.lower_bound(logical.end, schedule.gradient_size);
+    bucket.gradients = flat_range(gradient_limits, logical, schedule.gradient_size);
+    bucket.weights = flat_range(weight_limits, logical, schedule.weight_size);
     add_owned_ranges(bucket.owned, schedule.owned);
     schedule.buckets.push_back(std::move(bucket));
   }

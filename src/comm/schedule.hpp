@@ -41,6 +41,7 @@ struct OwnedRun {
 struct BucketSchedule {
   IndexRange logical;
   IndexRange gradients;                          ///< the bucket in this worker's gradient buffer
+  IndexRange weights;                            ///< and in its weight buffer
   std::vector<ExchangeMessage> reduce_sends;     ///< own gradients to the owners
   std::vector<ExchangeMessage> reduce_receives;  ///< contributions to own slices; no runs
   std::vector<ExchangeMessage> return_sends;     ///< averaged own slices to the other holders

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/memory_ledger.hpp"
+#include "base/timer.hpp"
 #include "layouts.hpp"
 #include "tests/support/pmpi_counter.hpp"
 
@@ -124,29 +125,60 @@ class Fixture {
     }
   }
 
-  /// Updates what this worker updates, spoils the rest, and checks what return_weights makes of it.
-  void check_weights(int step) {
+  static W updated(index_t logical, int step) { return W(gradient<float>(77, logical, step)); }
+
+  /// Updates what this worker updates, and spoils the rest.
+  void update_weights(int step) {
     auto host = Kokkos::create_mirror_view(weights);
-    auto updated = [&](index_t logical) { return W(gradient<float>(77, logical, step)); };
     Kokkos::deep_copy(host, W(std::nanf("")));
     if (m_returns) {
       for (std::size_t i = 0; i < m_weight_positions.size(); ++i)
         if ((m_holders[static_cast<std::size_t>(m_weight_positions[i])] >> m_world.worker() & 1u) !=
             0)
-          host(i) = updated(m_weight_positions[i]);
+          host(i) = updated(m_weight_positions[i], step);
     } else {
       for (OwnedRange const& range : exchange.owned())
         for (index_t i = 0; i < range.gradients.size(); ++i) {
           const auto at = static_cast<std::size_t>(range.weight_begin + i);
-          host(at) = updated(m_weight_positions[at]);
+          host(at) = updated(m_weight_positions[at], step);
         }
     }
     Kokkos::deep_copy(weights, host);
-    exchange.return_weights(weights);
-    Kokkos::deep_copy(host, weights);
-    for (std::size_t i = 0; i < m_weight_positions.size(); ++i)
-      ASSERT_EQ(static_cast<double>(host(i)), static_cast<double>(updated(m_weight_positions[i])))
+  }
+
+  /// All weights from `begin` on are the updated ones.
+  void check_arrived(int step, index_t begin) const {
+    const auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), weights);
+    for (auto i = static_cast<std::size_t>(begin); i < m_weight_positions.size(); ++i)
+      ASSERT_EQ(static_cast<double>(host(i)),
+                static_cast<double>(updated(m_weight_positions[i], step)))
           << "rank " << m_world.rank() << ", weight " << i;
+  }
+
+  /// What return_weights makes of it.
+  void check_weights(int step) {
+    update_weights(step);
+    exchange.return_weights(weights);
+    check_arrived(step, 0);
+  }
+
+  /// The return as forward sees it, from the end of the buffer to its beginning.
+  void check_weights_in_parts(int step, unsigned timing) {
+    update_weights(step);
+    std::mt19937 random(timing * 100 + static_cast<unsigned>(m_world.rank()));
+    exchange.begin_return(weights);
+    auto begin = static_cast<index_t>(weights.extent(0));
+    while (begin > 0) {
+      begin -= static_cast<index_t>(random() % (weights.extent(0) / 3 + 1));
+      begin = std::max<index_t>(begin, 0);
+      if (random() % 2 == 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+      exchange.wait_weights(begin);
+      check_arrived(step, begin);
+      if (random() % 3 == 0) exchange.poll();
+    }
+    exchange.finish_return();
+    check_arrived(step, 0);
   }
 
  private:
@@ -229,6 +261,74 @@ TEST(Exchange, OwnersReturnWeights) {
       fixture.check_weights(step);
     }
   }
+}
+
+TEST(Exchange, WeightsReturnDuringForward) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none})
+    for (bool full_weights : {false, true})
+      for (int slots : {1, 3}) {
+        const auto layout =
+            test::random_layout(world.workers(), 7 + static_cast<unsigned>(slots), full_weights);
+        Fixture<float> fixture(world, layout, 700, mode, {.staging_slots = slots});
+        for (int step = 0; step < 3; ++step) {
+          fixture.run(step, 1);
+          fixture.check(step);
+          fixture.check_weights_in_parts(step, static_cast<unsigned>(step));
+        }
+        Fixture<float, bf16> small(world, layout, 5000, mode, {.staging_slots = slots});
+        small.run(0);
+        small.check_weights_in_parts(0, 5);
+      }
+}
+
+TEST(Exchange, WaitingForSomeWeightsDoesNotNeedTheRest) {
+  World world = World::from(MPI_COMM_WORLD);
+  if (world.workers() < 2) GTEST_SKIP() << "nobody to wait for";
+  // Single rows: "early", at the end of the buffer, goes to one of the workers and "late" to
+  // another, which begins its return only when all have what they need of "early".
+  const ParameterTable table({test::tensor("late", 1, 64), test::tensor("early", 1, 64)});
+  const auto layout = dense_layout(table, world.workers());
+  Fixture<float> fixture(world, layout, 256, GradientReturn::none, {.timeout_seconds = 30.0});
+  ASSERT_EQ(fixture.exchange.schedule().buckets.size(), 2u);
+  const bool owns_late =
+      !fixture.exchange.owned().empty() && fixture.exchange.owned()[0].weight_begin == 0;
+  EXPECT_EQ(world.sum(std::int64_t{owns_late}), 1);
+  EXPECT_LE(world.max(static_cast<std::int64_t>(fixture.exchange.owned().size())), 1);
+  fixture.run(0);
+  fixture.update_weights(0);
+  if (!owns_late) {
+    fixture.exchange.begin_return(fixture.weights);
+    fixture.exchange.wait_weights(64);
+    fixture.check_arrived(0, 64);
+    EXPECT_THROW(fixture.exchange.begin(fixture.gradients), std::logic_error);
+  }
+  world.barrier();
+  if (owns_late) fixture.exchange.begin_return(fixture.weights);
+  fixture.exchange.wait_weights(0);
+  fixture.check_arrived(0, 0);
+  fixture.exchange.finish_return();
+  fixture.run(1);
+  fixture.check(1);
+}
+
+TEST(Exchange, OnlyWaitingForWeightsIsBlocked) {
+  World world = World::from(MPI_COMM_WORLD);
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  Fixture<float> fixture(world, layout, 5000, GradientReturn::none);
+  fixture.run(0);
+  fixture.update_weights(0);
+  const double before = fixture.exchange.statistics().blocked_ms;
+  fixture.exchange.begin_return(fixture.weights);
+  const Timer timer;
+  while (timer.milliseconds() < 30.0) fixture.exchange.poll();
+  EXPECT_EQ(fixture.exchange.statistics().blocked_ms, before);
+  world.barrier();
+  fixture.exchange.finish_return();
+  EXPECT_LT(fixture.exchange.statistics().blocked_ms, before + 30.0);
+  EXPECT_EQ(fixture.exchange.statistics().weight_sent_bytes,
+            4 * fixture.exchange.schedule().traffic.weights_sent);
+  fixture.check_arrived(0, 0);
 }
 
 TEST(Exchange, CutsLongMessages) {
@@ -374,6 +474,12 @@ TEST(Exchange, RefusesWrongCalls) {
   EXPECT_THROW(fixture.exchange.begin(fixture.gradients), std::logic_error);
   EXPECT_THROW(fixture.exchange.return_weights(fixture.weights), std::logic_error);
   fixture.exchange.finish();
+  fixture.exchange.begin_return(fixture.weights);
+  EXPECT_THROW(fixture.exchange.begin_return(fixture.weights), std::logic_error);
+  EXPECT_THROW(fixture.exchange.begin(fixture.gradients), std::logic_error);
+  fixture.exchange.finish_return();
+  fixture.exchange.wait_weights(0);
+  fixture.exchange.finish_return();
   auto other =
       make_schedule(dense_layout(test::awkward_table(), world.workers() + 1),
                     make_buckets(test::awkward_table(), 4096, 4), 0, GradientReturn::holders);

@@ -201,10 +201,15 @@ class Replay {
         for (ExchangeMessage const& message : bucket.return_receives)
           for (index_t element : logical(m_gradients, schedule.worker, message.runs))
             EXPECT_TRUE(averaged.insert(element).second);
-        for (ExchangeMessage const& message : bucket.weight_receives)
+        for (ExchangeMessage const& message : bucket.weight_receives) {
           for (index_t element : logical(m_weights, schedule.worker, message.runs))
             EXPECT_TRUE(updated.insert(element).second);
+          EXPECT_GE(message.runs.front().begin, bucket.weights.begin);
+          EXPECT_LE(message.runs.back().end, bucket.weights.end);
+        }
+        EXPECT_EQ(bucket.weights.begin, b == 0 ? 0 : schedule.buckets[b - 1].weights.end);
       }
+      EXPECT_EQ(schedule.buckets.back().weights.end, schedule.weight_size);
       const std::set<index_t> held(m_gradients[w].begin(), m_gradients[w].end());
       const std::set<index_t> stored(m_weights[w].begin(), m_weights[w].end());
       if (returns) {
