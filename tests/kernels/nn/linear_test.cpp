@@ -57,18 +57,19 @@ TYPED_TEST(Linear, MatchesScalarReferenceInBothLayouts) {
           linear_backward_weight(Exec(), layout, x, d_out, d_w);
         } else {
           std::fill(expected_w.begin(), expected_w.end(), 0.0);
-          linear_forward(Exec(), layout, x, weight, out, 1.0);
-          linear_backward_input(Exec(), layout, d_out, weight, d_x, 1.0);
-          linear_backward_weight(Exec(), layout, x, d_out, d_w, 0.0);
+          linear_forward(Exec(), layout, x, weight, out, 1.0, 1.5);
+          linear_backward_input(Exec(), layout, d_out, weight, d_x, 1.0, 1.5);
+          linear_backward_weight(Exec(), layout, x, d_out, d_w, 0.0, 1.5);
         }
+        const double alpha = defaults ? 1.0 : 1.5;
         for (index_t n = 0; n < c.rows; ++n)
           for (index_t o = 0; o < c.outputs; ++o)
             for (index_t i = 0; i < c.inputs; ++i) {
-              const double w = entry(ws, layout, c, o, i);
+              const double w = alpha * entry(ws, layout, c, o, i);
               expected_out[n * c.outputs + o] += xs[n * c.inputs + i] * w;
               expected_x[n * c.inputs + i] += ds[n * c.outputs + o] * w;
               expected_w[layout == WeightLayout::out_in ? o * c.inputs + i : i * c.outputs + o] +=
-                  ds[n * c.outputs + o] * xs[n * c.inputs + i];
+                  alpha * ds[n * c.outputs + o] * xs[n * c.inputs + i];
             }
         const double tolerance = 64 * epsilon<T>();
         expect_close(get_values(out), expected_out, tolerance, 1.0, "out");
