@@ -6,40 +6,25 @@
 
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
-#include "kernels/nn/attention.hpp"
 #include "kernels/nn/cross_entropy.hpp"
 #include "kernels/nn/embedding.hpp"
 #include "kernels/nn/linear.hpp"
 #include "kernels/nn/rms_norm.hpp"
 #include "kernels/nn/rotary.hpp"
-#include "kernels/nn/swiglu.hpp"
+#include "models/llama_head.hpp"
 
 namespace sdp {
 
 namespace {
 
+using kernels::ColumnRun;
 using kernels::WeightLayout;
 
-/// Elements of one chunk of logits: large enough for an efficient GEMM, small enough that fp32
-/// logits never dominate memory.
-constexpr index_t k_logits_elements = index_t{1} << 21;
-constexpr index_t k_min_head_rows = 256;
-
-template <class T>
-using Window4 =
-    Kokkos::View<T****, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-template <class T>
-using Window3 =
-    Kokkos::View<T***, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-
+/// An empty View where nothing is needed: Kokkos counts the header of an empty allocation.
 template <class T>
 View1<T> allocate(std::string const& label, index_t size) {
+  if (size == 0) return {};
   return View1<T>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::" + label), size);
-}
-
-template <class T>
-Window1<T> first(View1<T> const& buffer, index_t size) {
-  return Window1<T>(buffer.data(), size);
 }
 
 template <class View>
@@ -48,51 +33,75 @@ auto as_vector(View const& tokens) {
                       Kokkos::MemoryTraits<Kokkos::Unmanaged>>(tokens.data(), tokens.size());
 }
 
+/// All runs of a plan, layer by layer in the order of the members of LlamaLayerPlan.
+View1<ColumnRun> upload_runs(LlamaPlan const& plan) {
+  auto runs = allocate<ColumnRun>("column_runs", plan.runs);
+  auto host = Kokkos::create_mirror_view(runs);
+  index_t next = 0;
+  for (LlamaLayerPlan const& layer : plan.layers)
+    for (auto const* list : {&layer.act, &layer.gate_up, &layer.attention, &layer.qkv})
+      for (ColumnRun const& run : *list) host(next++) = run;
+  Kokkos::deep_copy(runs, host);
+  return runs;
+}
+
 }  // namespace
 
 template <class V>
-Llama<V>::Llama(LlamaConfig const& config, ParameterTable const& table, index_t max_batch,
+Llama<V>::Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, index_t max_batch,
                 index_t max_seq_len, Recompute recompute, bool with_backward)
     : m_config(config),
-      m_table(table),
+      m_subnetwork(subnetwork),
       m_where(llama_tensor_indices(config)),
+      m_plan(llama_plan(config, subnetwork.weights, subnetwork.gradients)),
       m_recompute(recompute),
       m_max_batch(max_batch),
       m_max_seq_len(max_seq_len),
       m_with_backward(with_backward) {
-  const index_t n = max_batch * max_seq_len;
-  const index_t d = config.hidden_size;
-  const index_t h = config.head_dim;
   MemoryScope scope(MemoryCategory::activations);
+  allocate_scratch();
+  allocate_layers();
+}
 
-  index_t max_heads = 0, max_kv = 0, max_width = 0;
-  m_layers.resize(config.num_layers);
-  for (index_t l = 0; l < config.num_layers; ++l) {
-    LlamaLayerTensors const& t = m_where.layers[l];
-    Layer& layer = m_layers[l];
-    layer.heads = table.held_rows(t.query) / h;
-    layer.kv_heads = table.held_rows(t.key) / h;
-    layer.width = table.held_rows(t.gate);
-    max_heads = std::max(max_heads, layer.heads);
-    max_kv = std::max(max_kv, layer.kv_heads);
-    max_width = std::max(max_width, layer.width);
-  }
-
-  m_cos = View2<Accum>("sdp::models::cos", max_seq_len, h / 2);
-  m_sin = View2<Accum>("sdp::models::sin", max_seq_len, h / 2);
-  kernels::rotary_tables(ExecSpace(), config.rope_theta, m_cos, m_sin);
+template <class V>
+void Llama<V>::allocate_scratch() {
+  const index_t n = m_max_batch * m_max_seq_len;
+  const index_t d = m_config.hidden_size;
+  const index_t h = m_config.head_dim;
+  LlamaScratch<V>& s = m_scratch;
+  s.cos = View2<Accum>("sdp::models::cos", m_max_seq_len, h / 2);
+  s.sin = View2<Accum>("sdp::models::sin", m_max_seq_len, h / 2);
+  kernels::rotary_tables(ExecSpace(), m_config.rope_theta, s.cos, s.sin);
+  s.normed = allocate<V>("normed", n * d);
+  s.branch = allocate<V>("branch", n * d);
+  s.act = allocate<V>("act", n * m_plan.max_width);
   m_embedded = allocate<V>("embedded", n * d);
   m_final_rstd = allocate<Accum>("final_rstd", n);
   m_final_out = allocate<V>("final_out", n * d);
-  m_normed = allocate<V>("normed", n * d);
-  m_branch = allocate<V>("branch", n * d);
-  m_act = allocate<V>("act", n * max_width);
-  m_logits = allocate<V>("logits", std::min(n, head_chunk()) * config.vocab_size);
+  m_logits = allocate<V>("logits", llama_head_rows(m_config, n) * m_config.vocab_size);
+  if (!m_with_backward) return;
+  s.d_stream = allocate<V>("d_stream", n * d);
+  s.d_attention = allocate<V>("d_attention", n * m_plan.max_heads * h);
+  s.d_qkv = allocate<V>("d_qkv", n * (m_plan.max_heads + 2 * m_plan.max_kv_heads) * h);
+  s.delta = allocate<Accum>("delta", n * m_plan.max_heads);
+  s.norm_partials =
+      View2<Accum>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::norm_partials"),
+                   kernels::rms_norm_backward_chunks(n), d);
+  if (m_plan.packed_columns > 0) {
+    s.packed = allocate<V>("packed", n * m_plan.packed_columns);
+    m_runs = upload_runs(m_plan);
+  }
+  m_embedding_work =
+      allocate<std::int32_t>("embedding_work", kernels::embedding_backward_workspace<ExecSpace>(n));
+}
 
-  // One set of buffers for all layers where nothing outlives a layer.
-  const bool shared = !with_backward || recompute == Recompute::block;
-  Layer common;
-  auto make_set = [&](Layer& set, index_t heads, index_t kv, index_t width) {
+template <class V>
+void Llama<V>::allocate_layers() {
+  const index_t n = m_max_batch * m_max_seq_len;
+  const index_t d = m_config.hidden_size;
+  const index_t h = m_config.head_dim;
+  auto make_set = [&](index_t heads, index_t kv, index_t width) {
+    LlamaLayerBuffers<V> set;
     if (heads > 0) {
       set.attention_rstd = allocate<Accum>("attention_rstd", n);
       set.qkv = allocate<V>("qkv", n * (heads + 2 * kv) * h);
@@ -103,118 +112,62 @@ Llama<V>::Llama(LlamaConfig const& config, ParameterTable const& table, index_t 
       set.mlp_rstd = allocate<Accum>("mlp_rstd", n);
       set.gate_up = allocate<V>("gate_up", n * 2 * width);
     }
+    return set;
   };
-  if (shared) make_set(common, max_heads, max_kv, max_width);
+  // One set of buffers for all layers where nothing outlives a layer.
+  const bool shared = !m_with_backward || m_recompute == Recompute::block;
+  LlamaLayerBuffers<V> common;
+  if (shared) common = make_set(m_plan.max_heads, m_plan.max_kv_heads, m_plan.max_width);
   View1<V> shared_mlp_in;
-  if (with_backward && shared) shared_mlp_in = allocate<V>("mlp_in", n * d);
+  if (m_with_backward && shared && m_plan.whole_layer) shared_mlp_in = allocate<V>("mlp_in", n * d);
 
   // The input of a sub-layer is a buffer of its own only if a branch was added since the last one;
   // a forward-only model keeps the stream in one place.
   Stream stream{m_embedded, false};
   auto stored_input = [&](char const* label, View1<V> const& reusable) {
-    if (stream.pending_branch && with_backward)
+    if (stream.pending_branch && m_with_backward)
       stream.value = reusable.data() ? reusable : allocate<V>(label, n * d);
     stream.pending_branch = true;
     return stream.value;
   };
-  for (Layer& layer : m_layers) {
-    if (shared) {
-      const Layer sizes = layer;
-      layer = common;
-      layer.heads = sizes.heads;
-      layer.kv_heads = sizes.kv_heads;
-      layer.width = sizes.width;
-    } else {
-      make_set(layer, layer.heads, layer.kv_heads, layer.width);
-    }
-    if (layer.has_attention()) layer.attention_in = stored_input("attention_in", {});
+  for (LlamaLayerPlan const& layer : m_plan.layers) {
+    LlamaLayerBuffers<V> set = shared ? common : make_set(layer.heads, layer.kv_heads, layer.width);
+    if (layer.has_attention()) set.attention_in = stored_input("attention_in", {});
     if (layer.has_mlp())
-      layer.mlp_in = stored_input("mlp_in", layer.has_attention() ? shared_mlp_in : View1<V>());
+      set.mlp_in = stored_input("mlp_in", layer.has_attention() ? shared_mlp_in : View1<V>());
+    m_layers.push_back(std::move(set));
   }
   m_final_in = stored_input("final_in", {});
-
-  if (with_backward) {
-    m_d_stream = allocate<V>("d_stream", n * d);
-    m_d_attention = allocate<V>("d_attention", n * max_heads * h);
-    m_d_qkv = allocate<V>("d_qkv", n * (max_heads + 2 * max_kv) * h);
-    m_delta = allocate<Accum>("delta", n * max_heads);
-    m_norm_partials =
-        View2<Accum>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::norm_partials"),
-                     kernels::rms_norm_backward_chunks(n), d);
-    m_embedding_work = allocate<std::int32_t>("embedding_work",
-                                              kernels::embedding_backward_workspace<ExecSpace>(n));
-  }
 }
 
 template <class V>
-index_t Llama<V>::head_chunk() const {
-  const index_t rows = std::max(k_min_head_rows, k_logits_elements / m_config.vocab_size);
-  return std::min(rows, m_max_batch * m_max_seq_len);
+typename Llama<V>::Pass Llama<V>::make_pass(ExecSpace const& exec) const {
+  return Pass{exec,
+              m_scratch,
+              m_batch,
+              m_seq_len,
+              m_config.hidden_size,
+              m_config.head_dim,
+              m_config.rms_norm_eps};
 }
 
 template <class V>
-Window2<V> Llama<V>::adjacent(View1<V> const& flat, int first_tensor, index_t rows) const {
-  return Window2<V>(flat.data() + m_table.offset(first_tensor), rows, m_config.hidden_size);
+LlamaLayerRows<V> Llama<V>::layer_weights(View1<V> const& weights, int layer) const {
+  return llama_layer_rows(m_subnetwork.weights, m_where.layers[layer], weights.data());
 }
 
 template <class V>
-void Llama<V>::norm_into(ExecSpace const& exec, View1<V> const& weights, int norm_tensor,
-                         Stream& stream, View1<V> const& stored, View1<Accum> const& rstd) {
-  const index_t d = m_config.hidden_size;
-  const auto scale = m_table.vector(weights, norm_tensor);
-  const auto eps = static_cast<Accum>(m_config.rms_norm_eps);
-  if (stream.pending_branch)
-    kernels::add_rms_norm_forward(exec, window(stream.value, d), window(m_branch, d), scale, eps,
-                                  window(stored, d), window(m_normed, d), first(rstd, m_tokens));
-  else
-    kernels::rms_norm_forward(exec, window(stream.value, d), scale, eps, window(m_normed, d),
-                              first(rstd, m_tokens));
-  stream.value = stored;
-  stream.pending_branch = false;
+double Llama<V>::attention_scale(int layer) const {
+  return m_subnetwork.scales.attention.empty() ? 1.0 : m_subnetwork.scales.attention[layer];
+}
+template <class V>
+double Llama<V>::mlp_scale(int layer) const {
+  return m_subnetwork.scales.mlp.empty() ? 1.0 : m_subnetwork.scales.mlp[layer];
 }
 
 template <class V>
-void Llama<V>::attention_forward(ExecSpace const& exec, View1<V> const& weights, int index,
-                                 Stream& stream) {
-  Layer const& layer = m_layers[index];
-  LlamaLayerTensors const& t = m_where.layers[index];
-  const index_t d = m_config.hidden_size;
-  const index_t h = m_config.head_dim;
-  const index_t slots = layer.heads + 2 * layer.kv_heads;
-  norm_into(exec, weights, t.attention_norm, stream, layer.attention_in, layer.attention_rstd);
-  kernels::linear_forward(exec, WeightLayout::out_in, window(m_normed, d),
-                          adjacent(weights, t.query, slots * h), window(layer.qkv, slots * h));
-  const Window4<V> qkv(layer.qkv.data(), m_batch, m_seq_len, slots, h);
-  const Window2<Accum> cos(m_cos.data(), m_seq_len, h / 2), sin(m_sin.data(), m_seq_len, h / 2);
-  kernels::rotary_forward(exec, cos, sin, qkv, layer.heads + layer.kv_heads);
-  kernels::attention_forward(
-      exec, qkv, layer.heads,
-      Window4<V>(layer.attention_out.data(), m_batch, m_seq_len, layer.heads, h),
-      Window3<Accum>(layer.lse.data(), m_batch, layer.heads, m_seq_len));
-  kernels::linear_forward(exec, WeightLayout::in_out, window(layer.attention_out, layer.heads * h),
-                          m_table.matrix(weights, t.output), window(m_branch, d));
-  stream.pending_branch = true;
-}
-
-template <class V>
-void Llama<V>::mlp_forward(ExecSpace const& exec, View1<V> const& weights, int index,
-                           Stream& stream, bool with_down) {
-  Layer const& layer = m_layers[index];
-  LlamaLayerTensors const& t = m_where.layers[index];
-  const index_t d = m_config.hidden_size;
-  norm_into(exec, weights, t.mlp_norm, stream, layer.mlp_in, layer.mlp_rstd);
-  kernels::linear_forward(exec, WeightLayout::out_in, window(m_normed, d),
-                          adjacent(weights, t.gate, 2 * layer.width),
-                          window(layer.gate_up, 2 * layer.width));
-  if (!with_down) return;
-  kernels::swiglu_forward(exec, window(layer.gate_up, 2 * layer.width), window(m_act, layer.width));
-  kernels::linear_forward(exec, WeightLayout::in_out, window(m_act, layer.width),
-                          m_table.matrix(weights, t.down), window(m_branch, d));
-  stream.pending_branch = true;
-}
-
-template <class V>
-void Llama<V>::forward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens) {
+void Llama<V>::forward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens,
+                       ForwardObserver* observer) {
   Region region("sdp::models::llama_forward");
   m_batch = static_cast<index_t>(tokens.extent(0));
   m_seq_len = static_cast<index_t>(tokens.extent(1));
@@ -223,15 +176,34 @@ void Llama<V>::forward(ExecSpace const& exec, View1<V> const& weights, Tokens co
     throw std::invalid_argument("Llama::forward: tokens " + kernels::shape_string(tokens) +
                                 " exceed the buffers (" + std::to_string(m_max_batch) + "," +
                                 std::to_string(m_max_seq_len) + ")");
-  kernels::embedding_forward(exec, as_vector(tokens), m_table.matrix(weights, m_where.embedding),
-                             window(m_embedded, m_config.hidden_size));
+  ParameterTable const& table = m_subnetwork.weights;
+  Pass pass = make_pass(exec);
+  if (observer) pass.progress = [observer] { observer->progress(); };
+  // A tensor is read with all that lies behind it in the buffer.
+  const auto need = [&](int tensor) {
+    if (observer) observer->weights_needed(table.offset(tensor));
+  };
+  need(m_where.embedding);
+  kernels::embedding_forward(exec, as_vector(tokens), table.matrix(weights, m_where.embedding),
+                             pass.window(m_embedded, m_config.hidden_size));
   Stream stream{m_embedded, false};
   for (int l = 0; l < static_cast<int>(m_layers.size()); ++l) {
-    if (m_layers[l].has_attention()) attention_forward(exec, weights, l, stream);
-    if (m_layers[l].has_mlp()) mlp_forward(exec, weights, l, stream, true);
+    const LlamaLayerRows<V> rows = layer_weights(weights, l);
+    if (m_plan.layers[l].has_attention()) {
+      need(m_where.layers[l].output);
+      llama_attention_forward(pass, m_plan.layers[l], rows, attention_scale(l), m_layers[l],
+                              stream);
+      pass.poll();
+    }
+    if (m_plan.layers[l].has_mlp()) {
+      need(m_where.layers[l].down);
+      llama_mlp_forward(pass, m_plan.layers[l], rows, mlp_scale(l), m_layers[l], stream, true);
+      pass.poll();
+    }
   }
-  norm_into(exec, weights, m_where.final_norm, stream, m_final_in, m_final_rstd);
-  std::swap(m_normed, m_final_out);  // kept for the head; same size
+  need(m_where.final_norm);
+  llama_norm(pass, table.vector(weights, m_where.final_norm), stream, m_final_in, m_final_rstd);
+  std::swap(m_scratch.normed, m_final_out);  // kept for the head; same size
 }
 
 template <class V>
@@ -243,39 +215,37 @@ void Llama<V>::logits(ExecSpace const& exec, View1<V> const& weights, index_t be
     throw std::invalid_argument("Llama::logits: rows outside the last forward");
   kernels::linear_forward(exec, WeightLayout::out_in,
                           Window2<V>(m_final_out.data() + begin * d, rows, d),
-                          m_table.matrix(weights, m_where.head), out);
+                          m_subnetwork.weights.matrix(weights, m_where.head), out);
 }
 
 template <class V>
 void Llama<V>::loss(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
-                    View1<Accum> const& losses) {
+                    View1<Accum> const& losses, ForwardObserver* observer) {
   Region region("sdp::models::llama_loss");
-  const index_t d = m_config.hidden_size;
-  const auto head = m_table.matrix(weights, m_where.head);
-  for (index_t begin = 0; begin < m_tokens; begin += head_chunk()) {
-    const index_t rows = std::min(head_chunk(), m_tokens - begin);
-    const Window2<V> hidden(m_final_out.data() + begin * d, rows, d);
-    const Window2<V> logits(m_logits.data(), rows, m_config.vocab_size);
-    kernels::linear_forward(exec, WeightLayout::out_in, hidden, head, logits);
-    kernels::cross_entropy_forward(exec, logits,
-                                   Window1<std::int32_t const>(targets.data() + begin, rows),
-                                   Window1<Accum>(losses.data() + begin, rows));
-  }
+  if (observer) observer->weights_needed(0);
+  const index_t chunk = llama_head_rows(m_config, m_max_batch * m_max_seq_len);
+  llama_head_loss(exec, Window2<V>(m_final_out.data(), m_tokens, m_config.hidden_size),
+                  m_subnetwork.weights.matrix(weights, m_where.head), as_vector(targets),
+                  Window2<V>(m_logits.data(), chunk, m_config.vocab_size),
+                  Window1<Accum>(losses.data(), m_tokens));
 }
 
 template <class V>
 void Llama<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
                              double grad_scale, bool accumulate, View1<V> const& grads,
-                             View1<Accum> const& losses, double label_smoothing) {
+                             View1<Accum> const& losses, double label_smoothing,
+                             ForwardObserver* observer) {
   Region region("sdp::models::llama_loss_backward");
+  if (observer) observer->weights_needed(0);
   const index_t d = m_config.hidden_size;
-  const auto head = m_table.matrix(weights, m_where.head);
-  const auto d_head = m_table.matrix(grads, m_where.head);
-  for (index_t begin = 0; begin < m_tokens; begin += head_chunk()) {
-    const index_t rows = std::min(head_chunk(), m_tokens - begin);
+  const index_t chunk = llama_head_rows(m_config, m_max_batch * m_max_seq_len);
+  const auto head = m_subnetwork.weights.matrix(weights, m_where.head);
+  const auto d_head = m_subnetwork.gradients.matrix(grads, m_where.head);
+  for (index_t begin = 0; begin < m_tokens; begin += chunk) {
+    const index_t rows = std::min(chunk, m_tokens - begin);
     const Window2<V> hidden(m_final_out.data() + begin * d, rows, d);
     const Window2<V> logits(m_logits.data(), rows, m_config.vocab_size);
-    const Window2<V> d_hidden(m_branch.data() + begin * d, rows, d);
+    const Window2<V> d_hidden(m_scratch.branch.data() + begin * d, rows, d);
     kernels::linear_forward(exec, WeightLayout::out_in, hidden, head, logits);
     kernels::cross_entropy_forward_backward(
         exec, logits, Window1<std::int32_t const>(targets.data() + begin, rows),
@@ -288,98 +258,49 @@ void Llama<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Tok
 }
 
 template <class V>
-void Llama<V>::norm_backward(ExecSpace const& exec, View1<V> const& weights, int norm_tensor,
-                             View1<V> const& x, View1<Accum> const& rstd, View1<V> const& grads) {
-  const index_t d = m_config.hidden_size;
-  const Window2<Accum> partials(m_norm_partials.data(), kernels::rms_norm_backward_chunks(m_tokens),
-                                d);
-  kernels::rms_norm_backward(exec, window(m_branch, d), window(x, d), first(rstd, m_tokens),
-                             m_table.vector(weights, norm_tensor), partials, window(m_d_stream, d),
-                             m_table.vector(grads, norm_tensor));
+void Llama<V>::recompute_layer(Pass const& pass, View1<V> const& weights, int l) {
+  LlamaLayerPlan const& plan = m_plan.layers[l];
+  LlamaLayerBuffers<V> const& kept = m_layers[l];
+  const LlamaLayerRows<V> rows = layer_weights(weights, l);
+  Stream stream{plan.has_attention() ? kept.attention_in : kept.mlp_in, false};
+  if (plan.has_attention())
+    llama_attention_forward(pass, plan, rows, attention_scale(l), kept, stream);
+  if (plan.has_mlp()) llama_mlp_forward(pass, plan, rows, mlp_scale(l), kept, stream, false);
 }
 
 template <class V>
-void Llama<V>::recompute_layer(ExecSpace const& exec, View1<V> const& weights, int index) {
-  Layer const& layer = m_layers[index];
-  Stream stream{layer.has_attention() ? layer.attention_in : layer.mlp_in, false};
-  if (layer.has_attention()) attention_forward(exec, weights, index, stream);
-  if (layer.has_mlp()) mlp_forward(exec, weights, index, stream, false);
-}
-
-template <class V>
-void Llama<V>::mlp_backward(ExecSpace const& exec, View1<V> const& weights, int index, double beta,
-                            View1<V> const& grads, BackwardObserver* observer) {
-  Layer const& layer = m_layers[index];
-  LlamaLayerTensors const& t = m_where.layers[index];
-  const index_t d = m_config.hidden_size;
-  const auto d_out = window(m_d_stream, d);
-  const auto d_act = window(m_act, layer.width);
-  const auto gate_up = window(layer.gate_up, 2 * layer.width);
-  auto progress = [&] {
-    if (observer) observer->progress();
+LlamaLayerGradients<V> Llama<V>::layer_gradients(View1<V> const& grads, int l, double beta) const {
+  LlamaLayerGradients<V> layer;
+  layer.rows = llama_layer_rows(m_subnetwork.gradients, m_where.layers[l], grads.data());
+  layer.beta = beta;
+  index_t first = 0;
+  for (int i = 0; i < l; ++i) first += m_plan.layers[i].runs();
+  LlamaLayerPlan const& plan = m_plan.layers[l];
+  const auto next = [&](std::vector<ColumnRun> const& runs) {
+    const Window1<ColumnRun> window(m_runs.data() + first, runs.size());
+    first += static_cast<index_t>(runs.size());
+    return window;
   };
-  kernels::linear_backward_input(exec, WeightLayout::in_out, d_out, m_table.matrix(weights, t.down),
-                                 d_act);
-  progress();
-  kernels::swiglu_backward(exec, gate_up, d_act);
-  kernels::linear_backward_weight(exec, WeightLayout::in_out, d_act, d_out,
-                                  m_table.matrix(grads, t.down), beta);
-  progress();
-  kernels::linear_backward_input(exec, WeightLayout::out_in, gate_up,
-                                 adjacent(weights, t.gate, 2 * layer.width), window(m_branch, d));
-  progress();
-  kernels::rms_norm_apply(exec, window(layer.mlp_in, d), first(layer.mlp_rstd, m_tokens),
-                          m_table.vector(weights, t.mlp_norm), window(m_normed, d));
-  kernels::linear_backward_weight(exec, WeightLayout::out_in, window(m_normed, d), gate_up,
-                                  adjacent(grads, t.gate, 2 * layer.width), beta);
-  progress();
-  norm_backward(exec, weights, t.mlp_norm, layer.mlp_in, layer.mlp_rstd, grads);
-  if (observer) observer->gradients_ready(m_table.offset(t.output));
+  layer.act = next(plan.act);
+  layer.gate_up = next(plan.gate_up);
+  layer.attention = next(plan.attention);
+  layer.qkv = next(plan.qkv);
+  return layer;
 }
 
 template <class V>
-void Llama<V>::attention_backward(ExecSpace const& exec, View1<V> const& weights, int index,
-                                  double beta, View1<V> const& grads, BackwardObserver* observer) {
-  Layer const& layer = m_layers[index];
-  LlamaLayerTensors const& t = m_where.layers[index];
-  const index_t d = m_config.hidden_size;
-  const index_t h = m_config.head_dim;
-  const index_t slots = layer.heads + 2 * layer.kv_heads;
-  const auto d_out = window(m_d_stream, d);
-  const auto d_attention = window(m_d_attention, layer.heads * h);
-  const auto d_qkv = window(m_d_qkv, slots * h);
-  auto progress = [&] {
-    if (observer) observer->progress();
+void Llama<V>::start_gradients(ExecSpace const& exec, View1<V> const& grads) {
+  // GEMMs overwrite with beta = 0; the rest accumulates and starts at zero, as does the norm of a
+  // sub-layer without rows. A tied embedding has the head's gradient already.
+  auto zero = [&](int tensor) {
+    Kokkos::deep_copy(exec, m_subnetwork.gradients.vector(grads, tensor), V(0));
   };
-  kernels::linear_backward_input(exec, WeightLayout::in_out, d_out,
-                                 m_table.matrix(weights, t.output), d_attention);
-  kernels::linear_backward_weight(exec, WeightLayout::in_out,
-                                  window(layer.attention_out, layer.heads * h), d_out,
-                                  m_table.matrix(grads, t.output), beta);
-  progress();
-  const Window4<V> qkv(layer.qkv.data(), m_batch, m_seq_len, slots, h);
-  const Window4<V> out(layer.attention_out.data(), m_batch, m_seq_len, layer.heads, h);
-  const Window4<V> d_out_heads(m_d_attention.data(), m_batch, m_seq_len, layer.heads, h);
-  const Window4<V> d_qkv_heads(m_d_qkv.data(), m_batch, m_seq_len, slots, h);
-  const Window3<Accum> lse(layer.lse.data(), m_batch, layer.heads, m_seq_len);
-  const Window3<Accum> delta(m_delta.data(), m_batch, layer.heads, m_seq_len);
-  kernels::attention_backward(exec, qkv, out, lse, d_out_heads, layer.heads, delta, d_qkv_heads);
-  const Window2<Accum> cos(m_cos.data(), m_seq_len, h / 2), sin(m_sin.data(), m_seq_len, h / 2);
-  kernels::rotary_backward(exec, cos, sin, d_qkv_heads, layer.heads + layer.kv_heads);
-  progress();
-  kernels::linear_backward_input(exec, WeightLayout::out_in, d_qkv,
-                                 adjacent(weights, t.query, slots * h), window(m_branch, d));
-  progress();
-  kernels::rms_norm_apply(exec, window(layer.attention_in, d),
-                          first(layer.attention_rstd, m_tokens),
-                          m_table.vector(weights, t.attention_norm), window(m_normed, d));
-  kernels::linear_backward_weight(exec, WeightLayout::out_in, window(m_normed, d), d_qkv,
-                                  adjacent(grads, t.query, slots * h), beta);
-  progress();
-  norm_backward(exec, weights, t.attention_norm, layer.attention_in, layer.attention_rstd, grads);
-  if (observer)
-    observer->gradients_ready(m_table.offset(t.attention_norm) +
-                              m_table.held_size(t.attention_norm));
+  if (m_where.head != m_where.embedding) zero(m_where.embedding);
+  zero(m_where.final_norm);
+  for (LlamaLayerTensors const& t : m_where.layers) {
+    zero(t.attention_norm);
+    zero(t.mlp_norm);
+  }
 }
 
 template <class V>
@@ -388,31 +309,35 @@ void Llama<V>::backward(ExecSpace const& exec, View1<V> const& weights, Tokens c
   Region region("sdp::models::llama_backward");
   if (!m_with_backward)
     throw std::logic_error("Llama::backward: the model was built for forward passes only");
-  const double beta = accumulate ? 1.0 : 0.0;
-  if (!accumulate) {
-    // GEMMs overwrite with beta = 0; the rest accumulates and starts at zero. A tied embedding has
-    // the head's gradient already.
-    auto zero = [&](int tensor) { Kokkos::deep_copy(exec, m_table.vector(grads, tensor), V(0)); };
-    if (m_where.head != m_where.embedding) zero(m_where.embedding);
-    zero(m_where.final_norm);
-    for (LlamaLayerTensors const& t : m_where.layers) {
-      zero(t.attention_norm);
-      zero(t.mlp_norm);
-    }
-  }
-  Kokkos::deep_copy(exec, first(m_d_stream, m_tokens * m_config.hidden_size), V(0));
-  norm_backward(exec, weights, m_where.final_norm, m_final_in, m_final_rstd, grads);
-  if (observer)
-    observer->gradients_ready(m_table.offset(m_where.final_norm) +
-                              m_table.held_size(m_where.final_norm));
+  const index_t d = m_config.hidden_size;
+  ParameterTable const& table = m_subnetwork.gradients;
+  Pass pass = make_pass(exec);
+  if (observer) pass.progress = [observer] { observer->progress(); };
+  index_t ready = 0;
+  const auto report = [&](index_t end) {
+    if (observer && end > ready) observer->gradients_ready(end);
+    ready = end;
+  };
+  if (!accumulate) start_gradients(exec, grads);
+  Kokkos::deep_copy(exec, Window1<V>(m_scratch.d_stream.data(), m_tokens * d), V(0));
+  llama_norm_backward(pass, m_subnetwork.weights.vector(weights, m_where.final_norm), m_final_in,
+                      m_final_rstd, table.vector(grads, m_where.final_norm));
+  report(table.offset(m_where.final_norm) + table.held_size(m_where.final_norm));
   for (int l = static_cast<int>(m_layers.size()) - 1; l >= 0; --l) {
-    if (m_recompute == Recompute::block) recompute_layer(exec, weights, l);
-    if (m_layers[l].has_mlp()) mlp_backward(exec, weights, l, beta, grads, observer);
-    if (m_layers[l].has_attention()) attention_backward(exec, weights, l, beta, grads, observer);
+    LlamaLayerTensors const& t = m_where.layers[l];
+    LlamaLayerPlan const& plan = m_plan.layers[l];
+    const LlamaLayerRows<V> rows = layer_weights(weights, l);
+    const LlamaLayerGradients<V> layer = layer_gradients(grads, l, accumulate ? 1.0 : 0.0);
+    if (m_recompute == Recompute::block) recompute_layer(pass, weights, l);
+    if (plan.has_mlp()) llama_mlp_backward(pass, plan, rows, mlp_scale(l), m_layers[l], layer);
+    report(table.offset(t.output));
+    if (plan.has_attention())
+      llama_attention_backward(pass, plan, rows, attention_scale(l), m_layers[l], layer);
+    report(table.offset(t.attention_norm) + table.held_size(t.attention_norm));
   }
-  kernels::embedding_backward(exec, as_vector(tokens), window(m_d_stream, m_config.hidden_size),
-                              m_embedding_work, m_table.matrix(grads, m_where.embedding));
-  if (observer) observer->gradients_ready(m_table.size());
+  kernels::embedding_backward(exec, as_vector(tokens), pass.window(m_scratch.d_stream, d),
+                              m_embedding_work, table.matrix(grads, m_where.embedding));
+  report(table.size());
 }
 
 template class Llama<float>;

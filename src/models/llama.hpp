@@ -8,6 +8,8 @@
 #include "config/config.hpp"
 #include "models/backward_observer.hpp"
 #include "models/forward_observer.hpp"
+#include "models/llama_layer.hpp"
+#include "models/llama_plan.hpp"
 #include "models/llama_tensors.hpp"
 #include "models/llama_units.hpp"
 
@@ -39,33 +41,39 @@ class Llama {
   using Tokens = Kokkos::View<std::int32_t const**, Kokkos::LayoutRight, MemSpace>;
 
   /// Buffers for batches of up to max_batch sequences of up to max_seq_len tokens. With
-  /// `with_backward` false only forward passes are possible and no activation is kept.
-  Llama(LlamaConfig const& config, ParameterTable const& table, index_t max_batch,
-        index_t max_seq_len, Recompute recompute, bool with_backward);
-
-  /// As above for a subnetwork: its output scales multiply what sub-layers add to the residual
-  /// stream, and weight gradients are formed for the rows of its gradient table alone. Throws
-  /// std::invalid_argument when a gradient row is not among the weights.
+  /// `with_backward` false only forward passes are possible and no activation is kept. Output
+  /// scales multiply what sub-layers add to the residual stream, and weight gradients are formed
+  /// for the rows of the gradient table alone. Throws std::invalid_argument when a gradient row is
+  /// not among the weights.
   Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, index_t max_batch,
         index_t max_seq_len, Recompute recompute, bool with_backward);
+  /// Weights and gradients of the same rows, nothing scaled.
+  Llama(LlamaConfig const& config, ParameterTable const& table, index_t max_batch,
+        index_t max_seq_len, Recompute recompute, bool with_backward)
+      : Llama(config, LlamaSubnetwork{table, table, {}}, max_batch, max_seq_len, recompute,
+              with_backward) {}
 
-  /// Runs the layers on tokens (B,T) and keeps what backward needs.
-  void forward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens);
+  /// Runs the layers on tokens (B,T) and keeps what backward needs. The observer, when given, hears
+  /// which weights are read next, here and in the losses below.
+  void forward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens,
+               ForwardObserver* observer = nullptr);
 
   /// Losses (N) of the last forward against targets (B,T), nats per token; a negative target counts
   /// for nothing and has loss 0.
   void loss(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
-            View1<Accum> const& losses);
+            View1<Accum> const& losses, ForwardObserver* observer = nullptr);
 
   /// As loss(), and starts backward: gradients of grad_scale * sum of losses for the head, and for
   /// the activations below it. `accumulate` adds to the gradients instead of overwriting them.
   /// Label smoothing is PyTorch's and changes both losses and gradients.
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
                      double grad_scale, bool accumulate, View1<V> const& grads,
-                     View1<Accum> const& losses, double label_smoothing = 0.0);
+                     View1<Accum> const& losses, double label_smoothing = 0.0,
+                     ForwardObserver* observer = nullptr);
 
-  /// The rest of backward, after loss_backward. `tokens` are those of forward. The observer, when
-  /// given, hears how much of the gradient buffer is final.
+  /// The rest of backward, after loss_backward. `tokens` are those of forward. Every element of the
+  /// gradient table is written. The observer, when given, hears how much of the gradient buffer is
+  /// final.
   void backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens,
                 bool accumulate, View1<V> const& grads, BackwardObserver* observer);
 
@@ -74,54 +82,27 @@ class Llama {
               View2<V> const& logits);
 
   LlamaConfig const& config() const { return m_config; }
-  ParameterTable const& table() const { return m_table; }
+  ParameterTable const& table() const { return m_subnetwork.weights; }
+  ParameterTable const& gradient_table() const { return m_subnetwork.gradients; }
 
  private:
-  /// What backward needs of one sub-layer pair. With recomputation all layers share one set, but
-  /// for their inputs.
-  struct Layer {
-    index_t heads = 0, kv_heads = 0, width = 0;  // H, K, F held here
-    View1<V> attention_in;                       // (N,D) residual stream at the attention norm
-    View1<V> mlp_in;                             // (N,D) residual stream at the MLP norm
-    View1<Accum> attention_rstd;                 // (N)
-    View1<Accum> mlp_rstd;                       // (N)
-    View1<V> qkv;                                // (B,T,H+2K,h) rotated queries and keys, values
-    View1<V> attention_out;                      // (N,H*h)
-    View1<Accum> lse;                            // (B,H,T)
-    View1<V> gate_up;                            // (N,2F)
-    bool has_attention() const { return heads > 0; }
-    bool has_mlp() const { return width > 0; }
-  };
+  using Stream = LlamaStream<V>;
+  using Pass = LlamaPass<V>;
 
-  /// The residual stream on its way up: its last stored value, and a branch not yet added to it.
-  struct Stream {
-    View1<V> value;
-    bool pending_branch = false;
-  };
-
-  void norm_into(ExecSpace const& exec, View1<V> const& weights, int norm_tensor, Stream& stream,
-                 View1<V> const& stored, View1<Accum> const& rstd);
-  void attention_forward(ExecSpace const& exec, View1<V> const& weights, int layer, Stream& stream);
-  void mlp_forward(ExecSpace const& exec, View1<V> const& weights, int layer, Stream& stream,
-                   bool with_down);
-  void recompute_layer(ExecSpace const& exec, View1<V> const& weights, int layer);
-  void attention_backward(ExecSpace const& exec, View1<V> const& weights, int layer, double beta,
-                          View1<V> const& grads, BackwardObserver* observer);
-  void mlp_backward(ExecSpace const& exec, View1<V> const& weights, int layer, double beta,
-                    View1<V> const& grads, BackwardObserver* observer);
-  void norm_backward(ExecSpace const& exec, View1<V> const& weights, int norm_tensor,
-                     View1<V> const& x, View1<Accum> const& rstd, View1<V> const& grads);
-  index_t head_chunk() const;
-
-  Window2<V> window(View1<V> const& buffer, index_t cols) const {
-    return Window2<V>(buffer.data(), m_tokens, cols);
-  }
-  /// Rows of tensors that lie next to each other, seen as one (rows, D) matrix.
-  Window2<V> adjacent(View1<V> const& flat, int first_tensor, index_t rows) const;
+  void allocate_scratch();
+  void allocate_layers();
+  Pass make_pass(ExecSpace const& exec) const;
+  void recompute_layer(Pass const& pass, View1<V> const& weights, int layer);
+  void start_gradients(ExecSpace const& exec, View1<V> const& grads);
+  LlamaLayerGradients<V> layer_gradients(View1<V> const& grads, int layer, double beta) const;
+  LlamaLayerRows<V> layer_weights(View1<V> const& weights, int layer) const;
+  double attention_scale(int layer) const;
+  double mlp_scale(int layer) const;
 
   LlamaConfig m_config;
-  ParameterTable m_table;
+  LlamaSubnetwork m_subnetwork;
   LlamaTensors m_where;
+  LlamaPlan m_plan;
   Recompute m_recompute;
   index_t m_max_batch = 0;
   index_t m_max_seq_len = 0;
@@ -130,22 +111,15 @@ class Llama {
   index_t m_tokens = 0;   // N of the last forward
   bool m_with_backward = true;
 
-  std::vector<Layer> m_layers;
-  View2<Accum> m_cos;            // (max_seq_len, h/2)
-  View2<Accum> m_sin;            // (max_seq_len, h/2)
-  View1<V> m_embedded;           // (N,D)
-  View1<V> m_final_in;           // (N,D) residual stream at the final norm
-  View1<Accum> m_final_rstd;     // (N)
-  View1<V> m_final_out;          // (N,D) normed
-  View1<V> m_normed;             // (N,D)
-  View1<V> m_branch;             // (N,D) sub-layer output; gradient of the normed input in backward
-  View1<V> m_act;                // (N,max F) SwiGLU output; its gradient in backward
-  View1<V> m_logits;             // (chunk,V)
-  View1<V> m_d_stream;           // (N,D) gradient of the residual stream
-  View1<V> m_d_attention;        // (N,max H*h)
-  View1<V> m_d_qkv;              // (N,max (H+2K)*h)
-  View1<Accum> m_delta;          // (B,max H,T)
-  View2<Accum> m_norm_partials;  // (chunks,D)
+  /// Of each layer. With recomputation all layers share one set, but for their inputs.
+  std::vector<LlamaLayerBuffers<V>> m_layers;
+  LlamaScratch<V> m_scratch;
+  View1<V> m_embedded;               // (N,D)
+  View1<V> m_final_in;               // (N,D) residual stream at the final norm
+  View1<Accum> m_final_rstd;         // (N)
+  View1<V> m_final_out;              // (N,D) normed
+  View1<V> m_logits;                 // (chunk,V)
+  View1<kernels::ColumnRun> m_runs;  // (runs of all layers)
   View1<std::int32_t> m_embedding_work;
 };
 
