@@ -28,8 +28,8 @@ struct Balance {
   MinMeanMax true_fraction;  ///< c: held parameters / all parameters, over the given ranks
 };
 
-/// `subnetwork_of_rank` as place_ranks() gives it: the true fraction is over ranks, the imbalance
-/// over the subnetworks that have ranks.
+/// `subnetwork_of_rank` as place_ranks() gives it: the true fraction is over ranks, both imbalances
+/// are over subnetworks.
 Balance measure_balance(std::vector<TensorSpec> const& tensors, UnitSet const& units,
                         Mask const& mask, double shared_cost,
                         std::vector<int> const& subnetwork_of_rank);
