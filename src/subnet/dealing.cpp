@@ -16,8 +16,9 @@ namespace sdp {
 
 namespace {
 
-constexpr int k_cost_bits = 26;                  // of the sum of all costs
-constexpr int k_rounds = 8;                      // of improvement
+constexpr int k_cost_bits = 26;  // of the sum of all costs
+constexpr int k_draws = 16;      // of an order to choose sets in; the evenest choice is taken
+constexpr int k_rounds = 8;      // of improvement
 constexpr int k_most_visits = 100'000;           // in the search for a covering choice of sets
 constexpr std::size_t k_most_exchanged = 1'000;  // units of a class whose exchanges are tried
 
@@ -27,7 +28,8 @@ void for_each_member(HolderSet set, F&& f) {
 }
 
 /// 0 ... count-1 in the order of a Philox stream.
-std::vector<std::size_t> drawn_order(std::size_t count, std::uint64_t seed, std::string name) {
+std::vector<std::size_t> drawn_order(std::size_t count, std::uint64_t seed,
+                                     std::string const& name) {
   const std::uint64_t stream = kernels::stream_key(name);
   std::vector<std::pair<std::uint64_t, std::size_t>> keys;
   for (std::size_t i = 0; i < count; ++i) {
@@ -127,59 +129,62 @@ class Dealer {
   /// subnetworks that have nothing yet, balance the loads, and are used least by other classes.
   void choose_uses(ClassDeal& deal, std::vector<HolderSet> const& family) {
     const auto u = deal.units.size();
-    for (std::size_t s : drawn_order(family.size(), m_seed, "sdp.mask.sets." + deal.name))
-      deal.sets.push_back(family[s]);
-    const auto order_of_family = deal.sets;
-    const std::size_t count = deal.sets.size();
-    deal.uses.assign(count, static_cast<index_t>(u / count));
-    std::vector<bool> chosen(count, false);
+    deal.sets = family;
+    deal.uses.assign(family.size(), static_cast<index_t>(u / family.size()));
     const HolderSet all = all_subnetworks(m_subnetworks);
-    const HolderSet covered = u >= count ? all : 0;
-    const auto before = m_load;
-    auto extra = greedy(deal, u % count, covered, {});
-    if (covered != all &&
-        u * static_cast<std::size_t>(m_holders) >= static_cast<std::size_t>(m_subnetworks)) {
-      HolderSet reached = 0;
-      for (std::size_t s : extra) reached |= deal.sets[s];
-      if (reached != all) {
-        m_load = before;
-        std::vector<std::size_t> cover;
-        int visits = 0;
-        if (!find_cover(deal.sets, all, u, cover, visits)) {
-          use_windows(deal);
-          cover.clear();
-        }
-        extra = greedy(deal, u % deal.sets.size(), cover.empty() ? all : 0, cover);
-      }
+    const HolderSet reached = u >= family.size() ? all : 0;
+    Choice best;
+    for (int draw = 0; draw < k_draws; ++draw) {
+      Choice choice = greedy(deal, draw, u % family.size(), reached, {});
+      if (draw == 0 || choice.key < best.key) best = std::move(choice);
     }
-    m_load = before;
-    for (std::size_t s : extra) ++deal.uses[s];
+    const bool can_reach_all =
+        u * static_cast<std::size_t>(m_holders) >= static_cast<std::size_t>(m_subnetworks);
+    if (best.key.first > 0 && can_reach_all) {
+      std::vector<std::size_t> cover;
+      int visits = 0;
+      if (find_cover(deal.sets, all, u, cover, visits))
+        best = greedy(deal, 0, u, 0, cover);
+      else
+        use_windows(deal, best);
+    }
+    for (std::size_t s : best.sets) ++deal.uses[s];
     for (std::size_t s = 0; s < deal.sets.size(); ++s) m_used[deal.sets[s]] += deal.uses[s];
   }
 
-  /// `count` different sets, those of `first` among them; adds the mean cost of a unit for each to
-  /// the loads.
-  std::vector<std::size_t> greedy(ClassDeal const& deal, std::size_t count, HolderSet covered,
-                                  std::vector<std::size_t> const& first) {
+  /// Different sets of a class, with how many subnetworks they leave out and the sum of squared
+  /// loads with a unit of mean cost in each.
+  struct Choice {
+    std::vector<std::size_t> sets;
+    std::pair<int, std::int64_t> key;
+  };
+
+  /// `count` different sets, those of `first` among them, one by one; equal ones in the order of a
+  /// draw.
+  Choice greedy(ClassDeal const& deal, int draw, std::size_t count, HolderSet reached,
+                std::vector<std::size_t> const& first) {
+    const auto order =
+        drawn_order(deal.sets.size(), m_seed, fmt::format("sdp.mask.sets.{}.{}", deal.name, draw));
     std::int64_t mean = 0;
     for (std::size_t u : deal.units) mean += m_cost[u];
     mean /= static_cast<std::int64_t>(deal.units.size());
+    const auto before = m_load;
     std::vector<bool> taken(deal.sets.size(), false);
-    std::vector<std::size_t> chosen;
+    Choice choice;
     const auto take = [&](std::size_t s) {
       taken[s] = true;
-      chosen.push_back(s);
-      covered |= deal.sets[s];
+      choice.sets.push_back(s);
+      reached |= deal.sets[s];
       load(deal.sets[s], mean);
     };
     for (std::size_t s : first) take(s);
-    while (chosen.size() < count) {
+    while (choice.sets.size() < count) {
       std::size_t best = deal.sets.size();
       std::tuple<int, std::int64_t, index_t> best_key;
-      for (std::size_t s = 0; s < deal.sets.size(); ++s) {
+      for (std::size_t s : order) {
         if (taken[s]) continue;
         const auto used = m_used.find(deal.sets[s]);
-        const std::tuple key{-std::popcount(deal.sets[s] & ~covered), growth(deal.sets[s], mean),
+        const std::tuple key{-std::popcount(deal.sets[s] & ~reached), growth(deal.sets[s], mean),
                              used == m_used.end() ? 0 : used->second};
         if (best < deal.sets.size() && key >= best_key) continue;
         best = s;
@@ -187,7 +192,10 @@ class Dealer {
       }
       take(best);
     }
-    return chosen;
+    choice.key.first = m_subnetworks - std::popcount(reached);
+    for (std::int64_t sum : m_load) choice.key.second += sum * sum;
+    m_load = before;
+    return choice;
   }
 
   /// At most `count` sets that together contain `open`: depth first, always the sets that have the
@@ -210,13 +218,14 @@ class Dealer {
 
   /// Sets of consecutive subnetworks instead of the family's, as many as there are units, which
   /// reach all subnetworks.
-  void use_windows(ClassDeal& deal) {
+  void use_windows(ClassDeal& deal, Choice& choice) {
     const auto u = deal.units.size();
     const auto windows = rotations(all_subnetworks(m_holders), m_subnetworks);
     deal.sets.clear();
     for (std::size_t i = 0; i < u; ++i)
       deal.sets.push_back(windows[i * static_cast<std::size_t>(m_subnetworks) / u]);
     deal.uses.assign(u, 1);
+    choice.sets.clear();
     m_dealing.warnings.push_back(
         fmt::format("no {} holder sets of the design reach all {} subnetworks, so the units of "
                     "class \"{}\" get consecutive subnetworks instead",

@@ -13,6 +13,7 @@ namespace sdp {
 namespace {
 
 constexpr long long k_longest_list = 5'000;  // of all sets, to choose from
+constexpr int k_draws = 16;                  // from that list
 constexpr long long k_many = 1LL << 40;
 constexpr int k_even_attempts = 32;  // to draw a new set that keeps the counts even
 constexpr int k_new_attempts = 64;   // to draw a set that no class has yet
@@ -52,7 +53,8 @@ void RandomSets::draw(std::string const& class_name, std::size_t count,
   for (std::size_t s = 0; s < sets.size(); ++s) m_used[sets[s]] += uses[s];
 }
 
-/// Each time the set whose members are in fewest sets so far, then the least used, then by key.
+/// Each time the set whose members are in fewest sets so far, then the least used, then by key; of
+/// several such draws the first of the evenest ones.
 void RandomSets::draw_from_list(std::uint64_t stream, std::size_t count,
                                 std::vector<HolderSet>& drawn) {
   struct Choice {
@@ -60,28 +62,41 @@ void RandomSets::draw_from_list(std::uint64_t stream, std::size_t count,
     index_t used;
     std::uint64_t key;
   };
-  std::vector<Choice> open;
-  for (HolderSet set : all_subsets(m_subnetworks, m_holders))
-    open.push_back({set, m_used[set], key(stream, open.size())});
-  std::vector<index_t> held(static_cast<std::size_t>(m_subnetworks), 0);
-  for (; count > 0; --count) {
+  const auto all = all_subsets(m_subnetworks, m_holders);
+  index_t least_spread = 0;
+  for (int draw = 0; draw < k_draws; ++draw) {
+    std::vector<Choice> open;
+    for (HolderSet set : all)
+      open.push_back({set, m_used[set],
+                      key(stream, open.size() + all.size() * static_cast<std::size_t>(draw))});
+    std::vector<HolderSet> sets;
+    std::vector<index_t> held(static_cast<std::size_t>(m_subnetworks), 0);
     const auto rank = [&](Choice const& choice) {
       index_t members = 0;
       for (std::size_t i = 0; i < held.size(); ++i)
         if ((choice.set >> i & 1) != 0) members += held[i];
       return std::tuple{members, choice.used, choice.key, choice.set};
     };
-    auto best = open.begin();
-    auto best_rank = rank(*best);
-    for (auto choice = open.begin() + 1; choice != open.end(); ++choice)
-      if (const auto other = rank(*choice); other < best_rank) {
-        best = choice;
-        best_rank = other;
-      }
-    drawn.push_back(best->set);
-    for (std::size_t i = 0; i < held.size(); ++i) held[i] += best->set >> i & 1;
-    *best = open.back();
-    open.pop_back();
+    while (sets.size() < count) {
+      auto best = open.begin();
+      auto best_rank = rank(*best);
+      for (auto choice = open.begin() + 1; choice != open.end(); ++choice)
+        if (const auto other = rank(*choice); other < best_rank) {
+          best = choice;
+          best_rank = other;
+        }
+      sets.push_back(best->set);
+      for (std::size_t i = 0; i < held.size(); ++i) held[i] += best->set >> i & 1;
+      *best = open.back();
+      open.pop_back();
+    }
+    const auto [least, most] = std::minmax_element(held.begin(), held.end());
+    const index_t spread = *most - *least;
+    if (draw == 0 || spread < least_spread) {
+      drawn = std::move(sets);
+      least_spread = spread;
+    }
+    if (least_spread <= 1) break;
   }
 }
 
