@@ -10,7 +10,6 @@
 #include "kernels/nn/embedding.hpp"
 #include "kernels/nn/linear.hpp"
 #include "kernels/nn/rms_norm.hpp"
-#include "kernels/nn/rotary.hpp"
 #include "models/llama_head.hpp"
 
 namespace sdp {
@@ -20,13 +19,6 @@ namespace {
 using kernels::ColumnRun;
 using kernels::WeightLayout;
 
-/// An empty View where nothing is needed: Kokkos counts the header of an empty allocation.
-template <class T>
-View1<T> allocate(std::string const& label, index_t size) {
-  if (size == 0) return {};
-  return View1<T>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::" + label), size);
-}
-
 template <class View>
 auto as_vector(View const& tokens) {
   return Kokkos::View<typename View::value_type const*, Kokkos::LayoutRight, MemSpace,
@@ -35,7 +27,7 @@ auto as_vector(View const& tokens) {
 
 /// All runs of a plan, layer by layer in the order of the members of LlamaLayerPlan.
 View1<ColumnRun> upload_runs(LlamaPlan const& plan) {
-  auto runs = allocate<ColumnRun>("column_runs", plan.runs);
+  auto runs = llama_allocate<ColumnRun>("column_runs", plan.runs);
   auto host = Kokkos::create_mirror_view(runs);
   index_t next = 0;
   for (LlamaLayerPlan const& layer : plan.layers)
@@ -59,40 +51,18 @@ Llama<V>::Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, in
       m_max_seq_len(max_seq_len),
       m_with_backward(with_backward) {
   MemoryScope scope(MemoryCategory::activations);
-  allocate_scratch();
+  const index_t n = max_batch * max_seq_len;
+  const index_t d = config.hidden_size;
+  m_scratch = llama_allocate_scratch<V>(config, m_plan, max_batch, max_seq_len, with_backward);
+  m_embedded = llama_allocate<V>("embedded", n * d);
+  m_final_rstd = llama_allocate<Accum>("final_rstd", n);
+  m_final_out = llama_allocate<V>("final_out", n * d);
+  m_logits = llama_allocate<V>("logits", llama_head_rows(config, n) * config.vocab_size);
   allocate_layers();
-}
-
-template <class V>
-void Llama<V>::allocate_scratch() {
-  const index_t n = m_max_batch * m_max_seq_len;
-  const index_t d = m_config.hidden_size;
-  const index_t h = m_config.head_dim;
-  LlamaScratch<V>& s = m_scratch;
-  s.cos = View2<Accum>("sdp::models::cos", m_max_seq_len, h / 2);
-  s.sin = View2<Accum>("sdp::models::sin", m_max_seq_len, h / 2);
-  kernels::rotary_tables(ExecSpace(), m_config.rope_theta, s.cos, s.sin);
-  s.normed = allocate<V>("normed", n * d);
-  s.branch = allocate<V>("branch", n * d);
-  s.act = allocate<V>("act", n * m_plan.max_width);
-  m_embedded = allocate<V>("embedded", n * d);
-  m_final_rstd = allocate<Accum>("final_rstd", n);
-  m_final_out = allocate<V>("final_out", n * d);
-  m_logits = allocate<V>("logits", llama_head_rows(m_config, n) * m_config.vocab_size);
-  if (!m_with_backward) return;
-  s.d_stream = allocate<V>("d_stream", n * d);
-  s.d_attention = allocate<V>("d_attention", n * m_plan.max_heads * h);
-  s.d_qkv = allocate<V>("d_qkv", n * (m_plan.max_heads + 2 * m_plan.max_kv_heads) * h);
-  s.delta = allocate<Accum>("delta", n * m_plan.max_heads);
-  s.norm_partials =
-      View2<Accum>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::norm_partials"),
-                   kernels::rms_norm_backward_chunks(n), d);
-  if (m_plan.packed_columns > 0) {
-    s.packed = allocate<V>("packed", n * m_plan.packed_columns);
-    m_runs = upload_runs(m_plan);
-  }
-  m_embedding_work =
-      allocate<std::int32_t>("embedding_work", kernels::embedding_backward_workspace<ExecSpace>(n));
+  if (!with_backward) return;
+  m_runs = upload_runs(m_plan);
+  m_embedding_work = llama_allocate<std::int32_t>(
+      "embedding_work", kernels::embedding_backward_workspace<ExecSpace>(n));
 }
 
 template <class V>
@@ -100,38 +70,27 @@ void Llama<V>::allocate_layers() {
   const index_t n = m_max_batch * m_max_seq_len;
   const index_t d = m_config.hidden_size;
   const index_t h = m_config.head_dim;
-  auto make_set = [&](index_t heads, index_t kv, index_t width) {
-    LlamaLayerBuffers<V> set;
-    if (heads > 0) {
-      set.attention_rstd = allocate<Accum>("attention_rstd", n);
-      set.qkv = allocate<V>("qkv", n * (heads + 2 * kv) * h);
-      set.attention_out = allocate<V>("attention_out", n * heads * h);
-      set.lse = allocate<Accum>("lse", n * heads);
-    }
-    if (width > 0) {
-      set.mlp_rstd = allocate<Accum>("mlp_rstd", n);
-      set.gate_up = allocate<V>("gate_up", n * 2 * width);
-    }
-    return set;
-  };
   // One set of buffers for all layers where nothing outlives a layer.
   const bool shared = !m_with_backward || m_recompute == Recompute::block;
   LlamaLayerBuffers<V> common;
-  if (shared) common = make_set(m_plan.max_heads, m_plan.max_kv_heads, m_plan.max_width);
+  if (shared)
+    common = llama_allocate_layer<V>(n, h, m_plan.max_heads, m_plan.max_kv_heads, m_plan.max_width);
   View1<V> shared_mlp_in;
-  if (m_with_backward && shared && m_plan.whole_layer) shared_mlp_in = allocate<V>("mlp_in", n * d);
+  if (m_with_backward && shared && m_plan.whole_layer)
+    shared_mlp_in = llama_allocate<V>("mlp_in", n * d);
 
   // The input of a sub-layer is a buffer of its own only if a branch was added since the last one;
   // a forward-only model keeps the stream in one place.
   Stream stream{m_embedded, false};
   auto stored_input = [&](char const* label, View1<V> const& reusable) {
     if (stream.pending_branch && m_with_backward)
-      stream.value = reusable.data() ? reusable : allocate<V>(label, n * d);
+      stream.value = reusable.data() ? reusable : llama_allocate<V>(label, n * d);
     stream.pending_branch = true;
     return stream.value;
   };
   for (LlamaLayerPlan const& layer : m_plan.layers) {
-    LlamaLayerBuffers<V> set = shared ? common : make_set(layer.heads, layer.kv_heads, layer.width);
+    LlamaLayerBuffers<V> set =
+        shared ? common : llama_allocate_layer<V>(n, h, layer.heads, layer.kv_heads, layer.width);
     if (layer.has_attention()) set.attention_in = stored_input("attention_in", {});
     if (layer.has_mlp())
       set.mlp_in = stored_input("mlp_in", layer.has_attention() ? shared_mlp_in : View1<V>());

@@ -89,7 +89,6 @@ class Llama {
   using Stream = LlamaStream<V>;
   using Pass = LlamaPass<V>;
 
-  void allocate_scratch();
   void allocate_layers();
   Pass make_pass(ExecSpace const& exec) const;
   void recompute_layer(Pass const& pass, View1<V> const& weights, int layer);

@@ -5,6 +5,7 @@
 
 #include "base/parameter_table.hpp"
 #include "base/types.hpp"
+#include "models/llama_buffers.hpp"
 #include "models/llama_plan.hpp"
 #include "models/llama_tensors.hpp"
 
@@ -36,39 +37,6 @@ struct LlamaLayerGradients {
   LlamaLayerRows<V> rows;
   Window1<kernels::ColumnRun> act, gate_up, attention, qkv;
   double beta = 0.0;  ///< of the matrices; the norms accumulate
-};
-
-/// What backward needs of one layer.
-template <class V>
-struct LlamaLayerBuffers {
-  using Accum = kernels::accum_t<V>;
-  View1<V> attention_in;        // (N,D) residual stream at the attention norm
-  View1<V> mlp_in;              // (N,D) residual stream at the MLP norm
-  View1<Accum> attention_rstd;  // (N)
-  View1<Accum> mlp_rstd;        // (N)
-  View1<V> qkv;                 // (B,T,H+2K,h) rotated queries and keys, values
-  View1<V> attention_out;       // (N,H*h)
-  View1<Accum> lse;             // (B,H,T)
-  View1<V> gate_up;             // (N,2F)
-};
-
-/// Buffers whose content lives no longer than a sub-layer; large enough for the widest layer. The
-/// second half is for backward.
-template <class V>
-struct LlamaScratch {
-  using Accum = kernels::accum_t<V>;
-  View2<Accum> cos;  // (max_seq_len, h/2)
-  View2<Accum> sin;  // (max_seq_len, h/2)
-  View1<V> normed;   // (N,D)
-  View1<V> branch;   // (N,D) sub-layer output; gradient of the normed input in backward
-  View1<V> act;      // (N,F) SwiGLU output; its gradient in backward
-
-  View1<V> d_stream;           // (N,D) gradient of the residual stream
-  View1<V> d_attention;        // (N,H*h)
-  View1<V> d_qkv;              // (N,(H+2K)*h)
-  View1<Accum> delta;          // (B,H,T)
-  View2<Accum> norm_partials;  // (chunks,D)
-  View1<V> packed;             // (N,columns) held columns of an activation
 };
 
 /// The residual stream on its way up: its last stored value, and a branch (LlamaScratch::branch)
