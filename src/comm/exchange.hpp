@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/types.hpp"
+#include "comm/exchange_legs.hpp"
 #include "comm/message_queue.hpp"
 #include "comm/schedule.hpp"
 #include "comm/world.hpp"
@@ -49,8 +50,10 @@ struct ExchangeStatistics {
 /// For every bucket: each holder sends its gradients to the owner of the slice (reduce-scatter
 /// inside every holder set), the owner sums them with kernels::ordered_sum over worker ids and
 /// divides by the number of holders, and the average returns to the holders. The result is the same
-/// for any buckets, owners and timing. With GradientReturn::none averages stay with their owner
-/// (the other elements of the buffer keep this worker's own gradients), which updates its owned()
+/// for any buckets, owners and timing. A schedule of two levels sums inside each node first, in
+/// place in the gradients of the node's delegates. With GradientReturn::none averages stay with
+/// their owner (the other elements of the buffer keep this worker's own gradients or the sums of
+/// its node), which updates its owned()
 /// weights and returns them while the next forward pass already runs:
 ///
 ///   exchange.begin_return(weights);
@@ -119,74 +122,59 @@ class Exchange {
   std::string describe() const;
 
  private:
-  enum Kind {
-    reduce_send,
-    reduce_receive,
-    return_send,
-    return_receive,
-    weight_send,
-    weight_receive
-  };
-  static constexpr int k_kinds = 6;
-
-  /// The messages of one kind in one bucket.
-  struct Leg {
-    std::vector<ExchangeMessage> const* messages = nullptr;
-    int first_id = 0;
-    std::vector<index_t> staging;  ///< bytes into the slot, of each message; -1: in the flat buffer
-    index_t first_span = 0;
-    index_t spans = 0;  ///< to copy between the flat buffer and the slot; 0: nothing is packed
-    int left = 0;       ///< messages that have not finished in this step
-  };
+  /// Where a bucket is in the step.
   struct Bucket {
-    std::array<Leg, k_kinds> legs;
-    index_t gradient_bytes = 0;  ///< of its slot in the gradient phases, and in the weight phase
-    index_t weight_bytes = 0;
+    std::array<int, k_leg_kinds> left;  ///< messages that have not finished
     int slot = -1;
     bool admitted = false;  ///< has its slot (where it needs one) and accepts contributions
     bool ready = false;
-    bool sent = false;
-    bool summed = false;
-    bool unpacked = false;  ///< what the other owners returned is in the flat buffer
+    bool offered = false;   ///< own gradients are sent inside the node
+    bool sent = false;      ///< own gradients or node sums are sent to the owners
+    bool summed = false;    ///< owned slices are averaged and sent
+    bool spread = false;    ///< what has come from owners is unpacked and sent on inside the node
+    bool unpacked = false;  ///< everything that comes back is in the flat buffer
     bool done = false;
   };
-  struct Address {
-    int bucket;
-    Kind kind;
-    int message;
-  };
 
-  void build();
-  void build_leg(Bucket& bucket, Kind kind, std::vector<ExchangeMessage> const& messages,
-                 index_t element_bytes, index_t& bytes, std::vector<kernels::CopySpan>& spans);
-  void reset_bucket(Bucket& bucket);
+  std::size_t number(Bucket const& bucket) const {
+    return static_cast<std::size_t>(&bucket - m_buckets.data());
+  }
+  Leg const& leg(Bucket const& bucket, LegKind kind) const {
+    return m_legs.buckets()[number(bucket)].legs[kind];
+  }
+  Bucket& bucket_in_order(std::size_t place);
+  void reset();
   void admit();
   void release(Bucket& bucket);
-  void try_send(Bucket& bucket);
-  void try_sum(Bucket& bucket);
-  void try_end(Bucket& bucket);
-  void average(Bucket& bucket, OwnedRun const& run);
+  void progress(Bucket& bucket);
+  void progress_weights(Bucket& bucket);
+  bool try_offer(Bucket& bucket);
+  bool try_send(Bucket& bucket);
+  bool try_sum(Bucket& bucket);
+  bool try_spread(Bucket& bucket);
+  void try_release(Bucket& bucket);
+  void all_reduce(Bucket& bucket);
+  void scale_all_reduced(Bucket& bucket);
+  void sum(Bucket& bucket, LegKind kind, std::vector<Contribution> const& contributions,
+           double scale, IndexRange const& gradients);
   void completed(int id);
-  void try_end_weights(Bucket& bucket);
   bool advance();
   template <class Done>
   void wait_until(Done&& done);
-  Bucket& bucket_in_order(std::size_t place);
-  void post(Bucket& bucket, Kind kind, int message);
-  void post_all(Bucket& bucket, Kind kind);
-  void copy(Bucket& bucket, Kind kind);
+  void post(Bucket& bucket, LegKind kind, int message);
+  void post_all(Bucket& bucket, LegKind kind);
+  void copy(Bucket& bucket, LegKind kind);
   void fence() const;
 
   World const& m_world;
   ExchangeSchedule m_schedule;
   ExchangeOptions m_options;
   ExecSpace m_exec;
+  ExchangeLegs m_legs;
   std::vector<Bucket> m_buckets;
-  std::vector<Address> m_addresses;  ///< by message id
   std::unique_ptr<MessageQueue> m_queue;
   View1<char> m_staging;
   View1<kernels::CopySpan> m_spans;
-  index_t m_slot_bytes = 0;
   std::vector<int> m_free_slots;
   std::vector<kernels::SumTerm<G>> m_terms;  ///< scratch of average()
   std::vector<char> m_message_done;

@@ -23,32 +23,48 @@ struct ExchangeMessage {
   std::vector<IndexRange> runs;
 };
 
-/// Where one holder's contribution to an owned run lies: `offset` elements into the received
-/// message number `message`, or in this worker's own gradients when message is -1.
+/// Where one contribution to a sum lies: `offset` elements into the received message number
+/// `message`, or in this worker's own gradients when message is -1. `leaf` is its place in the tree
+/// of the sum: the worker that it comes from, or the node in the second of two levels.
 struct Contribution {
-  int worker = 0;
+  int leaf = 0;
   int message = -1;
   index_t offset = 0;
+};
+
+/// Gradients of this worker's node that this worker sums for an owner, in place.
+struct NodeRun {
+  IndexRange gradients;
+  std::vector<Contribution> contributions;  ///< of the node's holders, ascending
 };
 
 /// Elements that this worker owns, contiguous in its buffers and of one holder set.
 struct OwnedRun {
   IndexRange gradients;
   index_t weight_begin = 0;
-  std::vector<Contribution> contributions;  ///< of all holders, ascending by worker
+  int holders = 1;                          ///< what the sum is divided by
+  std::vector<Contribution> contributions;  ///< of all holders, or of all nodes, ascending
 };
 
+/// The node legs are empty where there is one level.
 struct BucketSchedule {
   IndexRange logical;
-  IndexRange gradients;                          ///< the bucket in this worker's gradient buffer
-  IndexRange weights;                            ///< and in its weight buffer
-  std::vector<ExchangeMessage> reduce_sends;     ///< own gradients to the owners
+  IndexRange gradients;                        ///< the bucket in this worker's gradient buffer
+  IndexRange weights;                          ///< and in its weight buffer
+  std::vector<ExchangeMessage> node_sends;     ///< own gradients to who sums them in this node
+  std::vector<ExchangeMessage> node_receives;  ///< contributions to the node sums; no runs
+  std::vector<NodeRun> node_sums;
+  std::vector<ExchangeMessage> reduce_sends;     ///< own gradients, or node sums, to the owners
   std::vector<ExchangeMessage> reduce_receives;  ///< contributions to own slices; no runs
-  std::vector<ExchangeMessage> return_sends;     ///< averaged own slices to the other holders
+  std::vector<OwnedRun> owned;
+  std::vector<ExchangeMessage> return_sends;  ///< averaged own slices to who contributed
   std::vector<ExchangeMessage> return_receives;
+  std::vector<ExchangeMessage> node_return_sends;  ///< averages to the other holders of this node
+  std::vector<ExchangeMessage> node_return_receives;
   std::vector<ExchangeMessage> weight_sends;  ///< updated weights of own slices
   std::vector<ExchangeMessage> weight_receives;
-  std::vector<OwnedRun> owned;
+  std::vector<ExchangeMessage> node_weight_sends;  ///< others' updated weights inside this node
+  std::vector<ExchangeMessage> node_weight_receives;
 };
 
 /// Elements and messages of one step.
@@ -58,6 +74,8 @@ struct ExchangeTraffic {
   index_t weights_sent = 0;
   index_t weights_received = 0;
   index_t messages_sent = 0;
+  index_t gradients_sent_to_other_nodes = 0;
+  index_t weights_sent_to_other_nodes = 0;
 };
 
 /// An owned range of the gradient buffer and where the same elements begin in the weight buffer.
@@ -72,6 +90,7 @@ struct ExchangeSchedule {
   int worker = 0;
   int workers = 1;
   GradientReturn gradient_return = GradientReturn::holders;
+  int node_size = 1;  ///< ranks of a node that sum first; 1: there is one level
   bool dense = true;  ///< every worker holds every element
   index_t gradient_size = 0;
   index_t weight_size = 0;
@@ -80,12 +99,26 @@ struct ExchangeSchedule {
   ExchangeTraffic traffic;
 };
 
-/// Builds the part of `worker` from the owners of an OwnerMap, whose errors it throws.
+/// Builds the part of `worker` from the owners of an OwnerMap, whose errors it throws. A pure
+/// function of its arguments. Worker w is on node w / ranks_per_node.
 ///
-/// Every holder sends its gradients to their owners. Averages go from the owner to the other
-/// holders (GradientReturn::holders), new weights to every worker that stores the element and did
-/// not get its average. One message for each peer, bucket and phase.
+/// One level (one worker on every node, or one node): every holder sends its gradients to their
+/// owners. Averages go from the owner to the other holders (GradientReturn::holders), new weights
+/// to every worker that stores the element and did not get its average.
+///
+/// Two levels: on every node with holders of a piece one of them, its delegate, sums the gradients
+/// of the node's holders and sends one partial sum to the owner, which adds those of all nodes;
+/// averages go back the same way. The delegate is the owner on its own node, elsewhere the holder
+/// with the owner's place among the ranks of its node, or the holders take turns. New weights go to
+/// one worker of every node that needs them, which passes them on; where averages have gone to
+/// holders, a node with a holder gets them from its delegate. The sum is a tree over the workers of
+/// each node, then over nodes: the same tree as with one level when ranks_per_node is a power of
+/// two, another one otherwise.
+///
+/// Each element crosses between nodes once for each node but the owner's that has a holder (and
+/// back), in weights once for each that stores it and has no updated copy. One message for each
+/// peer, bucket and leg.
 ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRange> const& buckets,
-                               int worker, GradientReturn gradient_return);
+                               int worker, GradientReturn gradient_return, int ranks_per_node = 1);
 
 }  // namespace sdp

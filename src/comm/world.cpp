@@ -65,7 +65,7 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
       throw ConfigError("system.ranks_per_node = " + std::to_string(declared_ranks_per_node) +
                         " does not divide the " + std::to_string(world.m_size) +
                         " ranks of this run");
-    world.m_ranks_per_node = declared_ranks_per_node;
+    world.m_ranks_per_node = world.m_node_size = declared_ranks_per_node;
     world.m_node_rank = world.m_rank % declared_ranks_per_node;
     return world;
   }
@@ -73,11 +73,15 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
   check_mpi(
       MPI_Comm_split_type(world.m_comm, MPI_COMM_TYPE_SHARED, world.m_rank, MPI_INFO_NULL, &node),
       "MPI_Comm_split_type");
-  int node_size = 1;
+  int ranks = 1;
   MPI_Comm_rank(node, &world.m_node_rank);
-  MPI_Comm_size(node, &node_size);
+  MPI_Comm_size(node, &ranks);
   MPI_Comm_free(&node);
-  world.m_ranks_per_node = static_cast<int>(world.max(static_cast<std::int64_t>(node_size)));
+  world.m_ranks_per_node = static_cast<int>(world.max(static_cast<std::int64_t>(ranks)));
+  const int first = world.m_rank / world.m_ranks_per_node * world.m_ranks_per_node;
+  const bool in_order = world.m_node_rank == world.m_rank - first &&
+                        ranks == std::min(world.m_ranks_per_node, world.m_size - first);
+  if (world.all(in_order)) world.m_node_size = world.m_ranks_per_node;
   return world;
 }
 
@@ -93,6 +97,7 @@ void World::swap(World& other) noexcept {
   std::swap(m_size, other.m_size);
   std::swap(m_node_rank, other.m_node_rank);
   std::swap(m_ranks_per_node, other.m_ranks_per_node);
+  std::swap(m_node_size, other.m_node_size);
 }
 
 void World::barrier() const {

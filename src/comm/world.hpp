@@ -48,6 +48,9 @@ class World {
   int node_rank() const { return m_node_rank; }
   /// Ranks on a node; where nodes differ, the largest number.
   int ranks_per_node() const { return m_ranks_per_node; }
+  /// The ranks_per_node of make_schedule: where the ranks of every node follow each other, rank r
+  /// on node r / ranks_per_node(), that number; elsewhere 1, as if every rank had its own node.
+  int node_size() const { return m_node_size; }
   bool is_root() const { return m_rank == 0; }
   MPI_Comm comm() const { return m_comm; }
 
@@ -134,6 +137,7 @@ class World {
   int m_size = 1;
   int m_node_rank = 0;
   int m_ranks_per_node = 1;
+  int m_node_size = 1;
 };
 
 }  // namespace sdp

@@ -36,16 +36,13 @@ G gradient(int worker, index_t logical, int step) {
   return static_cast<G>(std::ldexp(mantissa, static_cast<int>(bits % 24)));
 }
 
-/// Sum over the leaves [low, low + size) of the tree over worker ids, by its definition; `holders`
-/// has a bit for each worker that holds the element.
-template <class G>
-std::optional<G> tree(unsigned holders, index_t logical, int step, int low, int size) {
-  if (size == 1) {
-    if ((holders >> low & 1u) == 0) return std::nullopt;
-    return gradient<G>(low, logical, step);
-  }
-  const auto left = tree<G>(holders, logical, step, low, size / 2);
-  const auto right = tree<G>(holders, logical, step, low + size / 2, size / 2);
+/// Sum over the leaves [low, low + size) of the binary tree over ids, by its definition: leaf(id)
+/// is a contribution or nothing.
+template <class G, class Leaf>
+std::optional<G> tree(Leaf const& leaf, int low, int size) {
+  if (size == 1) return leaf(low);
+  const std::optional<G> left = tree<G>(leaf, low, size / 2);
+  const std::optional<G> right = tree<G>(leaf, low + size / 2, size / 2);
   if (left && right) return *left + *right;
   return left ? left : right;
 }
@@ -55,13 +52,13 @@ template <class G, class W = G>
 class Fixture {
  public:
   Fixture(World const& world, ExchangeLayout const& layout, index_t bucket_bytes,
-          GradientReturn gradient_return, ExchangeOptions options = {})
+          GradientReturn gradient_return, ExchangeOptions options = {}, int ranks_per_node = 1)
       : m_world(world),
         m_layout(layout),
         m_returns(gradient_return == GradientReturn::holders),
         exchange(world,
                  make_schedule(layout, make_buckets(layout.gradients[0], bucket_bytes, sizeof(G)),
-                               world.worker(), gradient_return),
+                               world.worker(), gradient_return, ranks_per_node),
                  options),
         gradients("gradients", static_cast<std::size_t>(exchange.schedule().gradient_size)),
         weights("weights", static_cast<std::size_t>(exchange.schedule().weight_size)) {
@@ -104,23 +101,52 @@ class Fixture {
     exchange.finish();
   }
 
-  G expected(index_t logical, int step) const {
-    const unsigned holders = m_holders[static_cast<std::size_t>(logical)];
-    const auto leaves = std::bit_ceil(static_cast<unsigned>(m_layout.workers()));
-    const G sum = *tree<G>(holders, logical, step, 0, static_cast<int>(leaves));
-    return sum * static_cast<G>(1.0 / std::popcount(holders));
+  int leaves() const {
+    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(m_layout.workers())));
+  }
+  unsigned holders(index_t logical) const { return m_holders[static_cast<std::size_t>(logical)]; }
+
+  /// Sum over the holders among workers [begin, end).
+  std::optional<G> sum_of(index_t logical, int step, int begin, int end) const {
+    auto leaf = [&](int id) -> std::optional<G> {
+      if (id < begin || id >= end || (holders(logical) >> id & 1u) == 0) return std::nullopt;
+      return gradient<G>(id, logical, step);
+    };
+    return tree<G>(leaf, 0, leaves());
   }
 
-  /// Averages where they belong, untouched gradients elsewhere.
+  /// The average: a tree over workers, or over nodes of trees over their workers.
+  G expected(index_t logical, int step) const {
+    const int size = exchange.schedule().node_size;
+    const auto sum =
+        size == 1
+            ? sum_of(logical, step, 0, m_layout.workers())
+            : tree<G>(
+                  [&](int node) { return sum_of(logical, step, node * size, (node + 1) * size); },
+                  0, leaves());
+    return *sum * static_cast<G>(1.0 / std::popcount(holders(logical)));
+  }
+
+  /// Averages where they belong; elsewhere own gradients, or sums that this worker made of those of
+  /// its node.
   void check(int step) const {
+    const int size = exchange.schedule().node_size;
+    const int node = m_world.worker() / size;
     auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), gradients);
-    std::vector<char> has_average(m_positions.size(), m_returns);
-    for (OwnedRange const& range : exchange.owned())
-      for (index_t i = range.gradients.begin; i < range.gradients.end; ++i)
-        has_average[static_cast<std::size_t>(i)] = 1;
+    enum What : char { own, node_sum, average };
+    std::vector<char> what(m_positions.size(), own);
+    auto mark = [&](IndexRange const& range, char as) {
+      for (index_t i = range.begin; i < range.end; ++i) what[static_cast<std::size_t>(i)] = as;
+    };
+    for (BucketSchedule const& bucket : exchange.schedule().buckets)
+      for (NodeRun const& run : bucket.node_sums) mark(run.gradients, node_sum);
+    for (OwnedRange const& range : exchange.owned()) mark(range.gradients, average);
     for (std::size_t i = 0; i < m_positions.size(); ++i) {
-      const G value = has_average[i] ? expected(m_positions[i], step)
-                                     : gradient<G>(m_world.worker(), m_positions[i], step);
+      G value = gradient<G>(m_world.worker(), m_positions[i], step);
+      if (m_returns || what[i] == average)
+        value = expected(m_positions[i], step);
+      else if (what[i] == node_sum)
+        value = *sum_of(m_positions[i], step, node * size, (node + 1) * size);
       ASSERT_EQ(host(i), value) << "rank " << m_world.rank() << ", element " << i;
     }
   }
@@ -329,6 +355,161 @@ TEST(Exchange, OnlyWaitingForWeightsIsBlocked) {
   EXPECT_EQ(fixture.exchange.statistics().weight_sent_bytes,
             4 * fixture.exchange.schedule().traffic.weights_sent);
   fixture.check_arrived(0, 0);
+}
+
+std::vector<int> node_sizes(World const& world) {
+  std::vector<int> sizes;
+  for (int size : {2, 3, 4})
+    if (size < world.workers()) sizes.push_back(size);
+  return sizes;
+}
+
+TEST(TwoLevelExchange, AveragesAndReturnsWeights) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (int size : node_sizes(world))
+    for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none})
+      for (bool full_weights : {false, true}) {
+        const std::vector<ExchangeLayout> layouts = {
+            test::random_layout(world.workers(), 11 + static_cast<unsigned>(size), full_weights),
+            test::masked_layout(world.workers(), 4, 2, full_weights),
+            dense_layout(test::awkward_table(), world.workers())};
+        for (ExchangeLayout const& layout : layouts) {
+          Fixture<float> fixture(world, layout, 1500, mode, {.staging_slots = 2}, size);
+          EXPECT_EQ(fixture.exchange.schedule().node_size, size);
+          for (int step = 0; step < 3; ++step) {
+            fixture.run(step, static_cast<unsigned>(step));
+            fixture.check(step);
+            fixture.check_weights_in_parts(step, static_cast<unsigned>(step));
+          }
+          Fixture<double, double> fine(world, layout, 1 << 30, mode, {}, size);
+          fine.run(1);
+          fine.check(1);
+          fine.check_weights(1);
+        }
+      }
+}
+
+TEST(TwoLevelExchange, OneSlotAndShortMessagesAreEnough) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (int size : node_sizes(world)) {
+    const auto layout = test::random_layout(world.workers(), 4, true);
+    Fixture<float, bf16> fixture(world, layout, 700, GradientReturn::none,
+                                 {.staging_slots = 1, .max_message_bytes = 500}, size);
+    for (int step = 0; step < 3; ++step) {
+      fixture.run(step, 3 + static_cast<unsigned>(step));
+      fixture.check(step);
+      fixture.check_weights(step);
+    }
+  }
+}
+
+TEST(TwoLevelExchange, BitsAreThoseOfOneLevelForPowersOfTwo) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (int size : node_sizes(world)) {
+    const auto layout = test::random_layout(world.workers(), 21);
+    Fixture<float> flat(world, layout, 5000, GradientReturn::holders);
+    Fixture<float> nodes(world, layout, 5000, GradientReturn::holders, {}, size);
+    flat.run(0);
+    nodes.run(0);
+    std::int64_t different = 0;
+    for (std::size_t i = 0; i < flat.gradients.extent(0); ++i)
+      different += flat.gradients(i) != nodes.gradients(i) ? 1 : 0;
+    different = world.sum(different);
+    if (std::has_single_bit(static_cast<unsigned>(size)))
+      EXPECT_EQ(different, 0);
+    else
+      EXPECT_GT(different, 0) << "another order";
+  }
+}
+
+TEST(TwoLevelExchange, BytesBetweenNodesAreAsPredicted) {
+  int ranks = 0;
+  MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+  for (int size : {2, 4}) {
+    if (ranks % size != 0 || ranks <= size) continue;
+    World world = World::from(MPI_COMM_WORLD, size);
+    for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none}) {
+      const auto layout = test::random_layout(world.workers(), 31, true);
+      Fixture<float> fixture(world, layout, 5000, mode, {}, world.node_size());
+      auto away = [&] {
+        std::int64_t bytes = 0;
+        for (int rank = 0; rank < world.size(); ++rank)
+          if (rank / size != world.rank() / size)
+            bytes += test::pmpi_counts().sent_bytes_to[static_cast<std::size_t>(rank)];
+        return bytes;
+      };
+      fixture.run(0);
+      fixture.check_weights(0);
+      const std::int64_t before = away();
+      const std::int64_t all = test::pmpi_counts().sent_bytes;
+      fixture.run(1);
+      fixture.check_weights(1);
+      auto const& traffic = fixture.exchange.schedule().traffic;
+      EXPECT_EQ(away() - before,
+                4 * (traffic.gradients_sent_to_other_nodes + traffic.weights_sent_to_other_nodes));
+      EXPECT_EQ(test::pmpi_counts().sent_bytes - all,
+                4 * (traffic.gradients_sent + traffic.weights_sent));
+      std::int64_t predicted = 0;  // nodes with holders but the owner's, there (and back)
+      const int nodes = world.size() / size;
+      for (index_t e = 0; e < layout.gradients[0].logical_size(); ++e) {
+        std::int64_t with_holders = 0;
+        for (int node = 0; node < nodes; ++node)
+          with_holders += (fixture.holders(e) >> (node * size) & ((1u << size) - 1u)) != 0 ? 1 : 0;
+        predicted += 4 * (with_holders - 1) * (mode == GradientReturn::holders ? 2 : 1);
+        predicted += 4 * (mode == GradientReturn::holders ? nodes - with_holders : nodes - 1);
+      }
+      EXPECT_EQ(world.sum(away() - before), predicted);
+    }
+  }
+}
+
+TEST(TwoLevelExchange, StagingIsBoundedAndAllocatedOnce) {
+  World world = World::from(MPI_COMM_WORLD);
+  if (world.workers() < 4) GTEST_SKIP() << "one node";
+  memory_ledger::install();
+  if (!memory_ledger::installed()) GTEST_SKIP() << "a profiling tool has taken the callbacks";
+  std::vector<TensorSpec> tensors;
+  for (int i = 0; i < 40; ++i) tensors.push_back(test::tensor(test::numbered("w", i), 64, 64));
+  const auto layout = dense_layout(ParameterTable(tensors), world.workers());
+  const index_t bucket = 64 * 64 * 4;
+  const auto before = memory_ledger::usage(MemoryCategory::communication).current;
+  Fixture<float> fixture(world, layout, bucket, GradientReturn::holders, {.staging_slots = 2}, 2);
+  const auto staging = memory_ledger::usage(MemoryCategory::communication).current - before;
+  // In a slot: half of the bucket to the other rank of the node and back, half of it from there,
+  // the sums of the other nodes, and what is packed of the node's sums there and back.
+  const index_t descriptions = 40 * 64 * static_cast<index_t>(sizeof(kernels::CopySpan));
+  EXPECT_LE(staging, 2 * (bucket * 7 / 2 + 64 * 32) + descriptions);
+  fixture.fill(0);
+  memory_ledger::reset_peaks();
+  const auto total = memory_ledger::total().current;
+  fixture.exchange.begin(fixture.gradients);
+  fixture.exchange.finish();
+  EXPECT_EQ(memory_ledger::total().peak, total) << "a step allocates nothing";
+  fixture.check(0);
+}
+
+TEST(TwoLevelExchange, SaysWhatItWaitsFor) {
+  World world = World::from(MPI_COMM_WORLD);
+  if (world.workers() < 4) GTEST_SKIP() << "one node";
+  const auto layout = dense_layout(test::awkward_table(), world.workers());
+  Fixture<float> fixture(world, layout, 1 << 30, GradientReturn::holders, {.timeout_seconds = 0.2},
+                         2);
+  fixture.fill(0);
+  fixture.exchange.begin(fixture.gradients);
+  if (world.rank() != 1) {
+    try {
+      fixture.exchange.finish();
+      ADD_FAILURE() << "no exception";
+    } catch (CommunicationError const& error) {
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("has not moved for"));
+      if (world.rank() == 0) {
+        EXPECT_THAT(error.what(), ::testing::HasSubstr("gradients inside the node of ranks 1"));
+      }
+    }
+  }
+  world.barrier();
+  fixture.exchange.finish();
+  fixture.check(0);
 }
 
 TEST(Exchange, CutsLongMessages) {

@@ -47,17 +47,20 @@ TEST(Buckets, CutAtTensorsAndRows) {
 /// All workers' schedules of one layout, replayed on the logical positions of the elements.
 class Replay {
  public:
-  Replay(ExchangeLayout const& layout, index_t bucket_bytes, GradientReturn gradient_return)
-      : m_layout(layout), m_gradient_return(gradient_return) {
+  Replay(ExchangeLayout const& layout, index_t bucket_bytes, GradientReturn gradient_return,
+         int ranks_per_node = 1)
+      : m_layout(layout), m_gradient_return(gradient_return), m_ranks_per_node(ranks_per_node) {
     const auto buckets = make_buckets(layout.gradients[0], bucket_bytes, 4);
     for (int worker = 0; worker < layout.workers(); ++worker) {
-      schedules.push_back(make_schedule(layout, buckets, worker, gradient_return));
+      schedules.push_back(make_schedule(layout, buckets, worker, gradient_return, ranks_per_node));
       const auto t =
           static_cast<std::size_t>(layout.table_of_worker[static_cast<std::size_t>(worker)]);
       m_gradients.push_back(test::logical_positions(layout.gradients[t]));
       m_weights.push_back(test::logical_positions(layout.weights.empty() ? layout.gradients[t]
                                                                          : layout.weights[t]));
     }
+    for (std::size_t w = 0; w < m_gradients.size(); ++w)
+      m_gradient_state.emplace_back(m_gradients[w].size(), 1u << w);
     m_holders.resize(static_cast<std::size_t>(layout.gradients[0].logical_size()));
     for (int worker = 0; worker < layout.workers(); ++worker)
       for (index_t logical : m_gradients[static_cast<std::size_t>(worker)])
@@ -66,22 +69,17 @@ class Replay {
 
   void check() {
     check_owners();
-    check_messages();
-    check_results();
+    for (std::size_t b = 0; b < schedules[0].buckets.size(); ++b) run_gradients(b);
+    check_averages();
+    for (std::size_t b = schedules[0].buckets.size(); b-- > 0;) run_weights(b);
+    check_weights();
+    check_traffic();
   }
 
   std::vector<ExchangeSchedule> schedules;
+  index_t between_nodes = 0;  ///< elements that crossed, gradients and weights
 
  private:
-  std::vector<index_t> logical(std::vector<std::vector<index_t>> const& positions, int worker,
-                               std::vector<IndexRange> const& runs) const {
-    std::vector<index_t> list;
-    for (IndexRange const& run : runs)
-      for (index_t i = run.begin; i < run.end; ++i)
-        list.push_back(positions[static_cast<std::size_t>(worker)][static_cast<std::size_t>(i)]);
-    return list;
-  }
-
   void check_owners() {
     owner.assign(m_holders.size(), -1);
     for (ExchangeSchedule const& schedule : schedules) {
@@ -124,104 +122,245 @@ class Replay {
 
   using Messages = std::vector<ExchangeMessage> BucketSchedule::*;
 
-  /// Both sides have the same messages, and what is sent is what is expected there.
-  void check_phase(Messages sends, Messages receives,
-                   std::vector<std::vector<index_t>> const* positions) {
-    const std::size_t count = schedules[0].buckets.size();
-    for (std::size_t b = 0; b < count; ++b) {
-      std::map<std::pair<int, int>, ExchangeMessage const*> sent;
-      for (ExchangeSchedule const& schedule : schedules) {
-        ASSERT_EQ(schedule.buckets.size(), count);
-        for (ExchangeMessage const& message : schedule.buckets[b].*sends) {
-          EXPECT_NE(message.peer, schedule.worker);
-          EXPECT_GT(message.elements, 0);
-          EXPECT_TRUE(sent.try_emplace({schedule.worker, message.peer}, &message).second)
-              << "two messages to one peer";
-        }
+  /// An element on its way: its logical position and whose gradients are in it, a bit each.
+  struct Token {
+    index_t element;
+    unsigned workers;
+  };
+  static constexpr unsigned k_average = 1u << 31;
+  static constexpr unsigned k_updated = 1u << 30;
+
+  /// Both sides have the same messages. Returns the contents of the messages that every worker
+  /// receives, by the number of the message.
+  std::vector<std::vector<std::vector<Token>>> run_phase(
+      std::size_t b, Messages sends, Messages receives,
+      std::vector<std::vector<index_t>> const& positions,
+      std::vector<std::vector<unsigned>> const& state) {
+    std::map<std::pair<int, int>, std::vector<Token>> sent;
+    for (ExchangeSchedule const& schedule : schedules)
+      for (ExchangeMessage const& message : schedule.buckets[b].*sends) {
+        EXPECT_NE(message.peer, schedule.worker);
+        EXPECT_GT(message.elements, 0);
+        auto [found, inserted] = sent.try_emplace({schedule.worker, message.peer});
+        EXPECT_TRUE(inserted) << "two messages to one peer";
+        const auto w = static_cast<std::size_t>(schedule.worker);
+        for (IndexRange const& run : message.runs)
+          for (auto i = static_cast<std::size_t>(run.begin); i < static_cast<std::size_t>(run.end);
+               ++i)
+            found->second.push_back({positions[w][i], state[w][i]});
+        EXPECT_EQ(static_cast<index_t>(found->second.size()), message.elements);
+        if (message.peer / m_ranks_per_node != schedule.worker / m_ranks_per_node)
+          between_nodes += message.elements;
       }
-      for (ExchangeSchedule const& schedule : schedules)
-        for (ExchangeMessage const& message : schedule.buckets[b].*receives) {
-          const auto found = sent.find({message.peer, schedule.worker});
-          ASSERT_NE(found, sent.end());
-          EXPECT_EQ(found->second->elements, message.elements);
-          index_t carried = 0;
-          for (IndexRange const& run : found->second->runs) carried += run.size();
-          EXPECT_EQ(carried, message.elements);
-          if (positions != nullptr) {
-            EXPECT_EQ(logical(*positions, message.peer, found->second->runs),
-                      logical(*positions, schedule.worker, message.runs));
-          }
-          sent.erase(found);
+    std::vector<std::vector<std::vector<Token>>> contents(schedules.size());
+    for (ExchangeSchedule const& schedule : schedules)
+      for (ExchangeMessage const& message : schedule.buckets[b].*receives) {
+        const auto found = sent.find({message.peer, schedule.worker});
+        if (found == sent.end()) {
+          ADD_FAILURE() << "a message that nobody sends";
+          continue;
         }
-      EXPECT_TRUE(sent.empty()) << "a message that nobody receives";
-    }
+        EXPECT_EQ(static_cast<index_t>(found->second.size()), message.elements);
+        contents[static_cast<std::size_t>(schedule.worker)].push_back(std::move(found->second));
+        sent.erase(found);
+      }
+    EXPECT_TRUE(sent.empty()) << "a message that nobody receives";
+    return contents;
   }
 
-  void check_messages() {
-    check_phase(&BucketSchedule::reduce_sends, &BucketSchedule::reduce_receives, nullptr);
-    check_phase(&BucketSchedule::return_sends, &BucketSchedule::return_receives, &m_gradients);
-    check_phase(&BucketSchedule::weight_sends, &BucketSchedule::weight_receives, &m_weights);
-  }
-
-  /// Every owned element finds the contributions of exactly its holders, each the right element.
-  void check_results() {
-    const bool returns = m_gradient_return == GradientReturn::holders;
+  /// What a phase puts into the buffers of its receivers.
+  void run_return(std::size_t b, Messages sends, Messages receives,
+                  std::vector<std::vector<index_t>> const& positions,
+                  std::vector<std::vector<unsigned>>& state, unsigned expected) {
+    const auto contents = run_phase(b, sends, receives, positions, state);
     for (ExchangeSchedule const& schedule : schedules) {
       const auto w = static_cast<std::size_t>(schedule.worker);
-      std::set<index_t> averaged;
-      std::set<index_t> updated;
-      for (std::size_t b = 0; b < schedule.buckets.size(); ++b) {
-        BucketSchedule const& bucket = schedule.buckets[b];
-        std::vector<std::vector<index_t>> contents;
-        for (ExchangeMessage const& message : bucket.reduce_receives)
-          for (ExchangeMessage const& sent :
-               schedules[static_cast<std::size_t>(message.peer)].buckets[b].reduce_sends)
-            if (sent.peer == schedule.worker)
-              contents.push_back(logical(m_gradients, message.peer, sent.runs));
-        for (OwnedRun const& run : bucket.owned)
-          for (index_t i = 0; i < run.gradients.size(); ++i) {
-            const index_t element =
-                m_gradients[w][static_cast<std::size_t>(run.gradients.begin + i)];
-            averaged.insert(element);
-            updated.insert(element);
-            std::vector<int> workers;
-            for (Contribution const& term : run.contributions) {
-              workers.push_back(term.worker);
-              if (term.worker == schedule.worker) {
-                EXPECT_EQ(term.message, -1);
-                continue;
-              }
-              const auto m = static_cast<std::size_t>(term.message);
-              EXPECT_EQ(bucket.reduce_receives[m].peer, term.worker);
-              ASSERT_EQ(contents[m][static_cast<std::size_t>(term.offset + i)], element);
-            }
-            auto const& holders = m_holders[static_cast<std::size_t>(element)];
-            ASSERT_EQ(workers, std::vector<int>(holders.begin(), holders.end()));
+      for (std::size_t m = 0; m < contents[w].size(); ++m) {
+        std::size_t next = 0;
+        for (IndexRange const& run : (schedule.buckets[b].*receives)[m].runs)
+          for (auto i = static_cast<std::size_t>(run.begin); i < static_cast<std::size_t>(run.end);
+               ++i, ++next) {
+            ASSERT_EQ(contents[w][m][next].element, positions[w][i]);
+            ASSERT_EQ(contents[w][m][next].workers, expected) << "sent before it was there";
+            ASSERT_NE(state[w][i], expected) << "received twice";
+            state[w][i] = expected;
           }
-        for (ExchangeMessage const& message : bucket.return_receives)
-          for (index_t element : logical(m_gradients, schedule.worker, message.runs))
-            EXPECT_TRUE(averaged.insert(element).second);
-        for (ExchangeMessage const& message : bucket.weight_receives) {
-          for (index_t element : logical(m_weights, schedule.worker, message.runs))
-            EXPECT_TRUE(updated.insert(element).second);
-          EXPECT_GE(message.runs.front().begin, bucket.weights.begin);
-          EXPECT_LE(message.runs.back().end, bucket.weights.end);
-        }
-        EXPECT_EQ(bucket.weights.begin, b == 0 ? 0 : schedule.buckets[b - 1].weights.end);
       }
-      EXPECT_EQ(schedule.buckets.back().weights.end, schedule.weight_size);
-      const std::set<index_t> held(m_gradients[w].begin(), m_gradients[w].end());
-      const std::set<index_t> stored(m_weights[w].begin(), m_weights[w].end());
-      if (returns) {
-        EXPECT_EQ(averaged, held);
-        updated.insert(averaged.begin(), averaged.end());
-      }
-      EXPECT_EQ(updated, stored) << "weights that worker " << w << " gets or makes";
     }
+  }
+
+  /// The sum over the contributions of a run, element by element.
+  void run_sum(std::size_t w, IndexRange const& run, std::vector<Contribution> const& contributions,
+               std::vector<ExchangeMessage> const& messages,
+               std::vector<std::vector<Token>> const& contents, bool by_node) {
+    int last = -1;
+    for (Contribution const& term : contributions) {
+      EXPECT_GT(term.leaf, last) << "ascending";
+      last = term.leaf;
+      const int peer = term.message < 0 ? static_cast<int>(w)
+                                        : messages[static_cast<std::size_t>(term.message)].peer;
+      EXPECT_EQ(term.leaf, by_node ? peer / m_ranks_per_node : peer);
+    }
+    for (index_t i = 0; i < run.size(); ++i) {
+      const auto at = static_cast<std::size_t>(run.begin + i);
+      unsigned sum = 0;
+      for (Contribution const& term : contributions) {
+        Token token{m_gradients[w][at], m_gradient_state[w][at]};
+        if (term.message >= 0)
+          token = contents[static_cast<std::size_t>(term.message)]
+                          [static_cast<std::size_t>(term.offset + i)];
+        ASSERT_EQ(token.element, m_gradients[w][at]);
+        ASSERT_EQ(sum & token.workers, 0u) << "summed twice";
+        sum |= token.workers;
+      }
+      m_gradient_state[w][at] = sum;
+    }
+  }
+
+  unsigned holder_bits(index_t element) const {
+    unsigned bits = 0;
+    for (int worker : m_holders[static_cast<std::size_t>(element)]) bits |= 1u << worker;
+    return bits;
+  }
+
+  void run_gradients(std::size_t b) {
+    const bool two_levels = schedules[0].node_size > 1;
+    const auto in_node = run_phase(b, &BucketSchedule::node_sends, &BucketSchedule::node_receives,
+                                   m_gradients, m_gradient_state);
+    for (ExchangeSchedule const& schedule : schedules) {
+      BucketSchedule const& bucket = schedule.buckets[b];
+      const auto w = static_cast<std::size_t>(schedule.worker);
+      for (ExchangeMessage const& message : bucket.node_sends)
+        EXPECT_EQ(message.peer / m_ranks_per_node, schedule.worker / m_ranks_per_node);
+      for (NodeRun const& run : bucket.node_sums)
+        run_sum(w, run.gradients, run.contributions, bucket.node_receives, in_node[w], false);
+      if (!two_levels) {
+        EXPECT_TRUE(bucket.node_sends.empty() && bucket.node_sums.empty());
+      }
+    }
+    const auto to_owner =
+        run_phase(b, &BucketSchedule::reduce_sends, &BucketSchedule::reduce_receives, m_gradients,
+                  m_gradient_state);
+    for (ExchangeSchedule const& schedule : schedules) {
+      BucketSchedule const& bucket = schedule.buckets[b];
+      const auto w = static_cast<std::size_t>(schedule.worker);
+      for (OwnedRun const& run : bucket.owned) {
+        run_sum(w, run.gradients, run.contributions, bucket.reduce_receives, to_owner[w],
+                two_levels);
+        for (auto i = static_cast<std::size_t>(run.gradients.begin);
+             i < static_cast<std::size_t>(run.gradients.end); ++i) {
+          const index_t element = m_gradients[w][i];
+          ASSERT_EQ(m_gradient_state[w][i], holder_bits(element)) << "all holders, once each";
+          ASSERT_EQ(run.holders,
+                    static_cast<int>(m_holders[static_cast<std::size_t>(element)].size()));
+          m_gradient_state[w][i] = k_average;
+        }
+      }
+    }
+    run_return(b, &BucketSchedule::return_sends, &BucketSchedule::return_receives, m_gradients,
+               m_gradient_state, k_average);
+    run_return(b, &BucketSchedule::node_return_sends, &BucketSchedule::node_return_receives,
+               m_gradients, m_gradient_state, k_average);
+  }
+
+  void check_averages() {
+    for (ExchangeSchedule const& schedule : schedules) {
+      const auto w = static_cast<std::size_t>(schedule.worker);
+      std::map<index_t, bool> averaged;
+      for (std::size_t i = 0; i < m_gradients[w].size(); ++i) {
+        averaged[m_gradients[w][i]] = m_gradient_state[w][i] == k_average;
+        EXPECT_EQ(m_gradient_state[w][i] == k_average,
+                  m_gradient_return == GradientReturn::holders ||
+                      owner[static_cast<std::size_t>(m_gradients[w][i])] == schedule.worker);
+      }
+      // Who has the average updates its weight.
+      m_weight_state.emplace_back(m_weights[w].size(), 0u);
+      for (std::size_t i = 0; i < m_weights[w].size(); ++i) {
+        const auto found = averaged.find(m_weights[w][i]);
+        if (found != averaged.end() && found->second) m_weight_state[w][i] = k_updated;
+      }
+    }
+  }
+
+  void run_weights(std::size_t b) {
+    run_return(b, &BucketSchedule::weight_sends, &BucketSchedule::weight_receives, m_weights,
+               m_weight_state, k_updated);
+    run_return(b, &BucketSchedule::node_weight_sends, &BucketSchedule::node_weight_receives,
+               m_weights, m_weight_state, k_updated);
+  }
+
+  void check_weights() {
+    for (ExchangeSchedule const& schedule : schedules) {
+      const auto w = static_cast<std::size_t>(schedule.worker);
+      for (std::size_t i = 0; i < m_weights[w].size(); ++i)
+        ASSERT_EQ(m_weight_state[w][i], k_updated) << "weight " << i << " of worker " << w;
+      index_t end = 0;
+      for (BucketSchedule const& bucket : schedule.buckets) {
+        EXPECT_EQ(bucket.weights.begin, end);
+        end = bucket.weights.end;
+        for (auto const* messages : {&bucket.weight_receives, &bucket.node_weight_receives})
+          for (ExchangeMessage const& message : *messages) {
+            EXPECT_GE(message.runs.front().begin, bucket.weights.begin);
+            EXPECT_LE(message.runs.back().end, bucket.weights.end);
+          }
+      }
+      EXPECT_EQ(end, schedule.weight_size);
+    }
+  }
+
+  /// What is sent, element by element: a gradient once by every holder but the owner, and back; a
+  /// weight once to everyone who stores it and has not updated it. Between nodes: once for each
+  /// node but the owner's where there are two levels.
+  void check_traffic() {
+    const bool returns = m_gradient_return == GradientReturn::holders;
+    std::vector<std::set<int>> storers(m_holders.size());
+    for (std::size_t w = 0; w < m_weights.size(); ++w)
+      for (index_t element : m_weights[w])
+        storers[static_cast<std::size_t>(element)].insert(static_cast<int>(w));
+    ExchangeTraffic expected;
+    for (std::size_t e = 0; e < m_holders.size(); ++e) {
+      const int home = owner[e] / m_ranks_per_node;
+      std::set<int> holder_nodes;
+      for (int worker : m_holders[e]) holder_nodes.insert(worker / m_ranks_per_node);
+      std::set<int> updated = returns ? m_holders[e] : std::set<int>{owner[e]};
+      std::set<int> updated_nodes = returns ? holder_nodes : std::set<int>{home};
+      std::set<int> needing_nodes;
+      for (int worker : storers[e]) {
+        if (updated.count(worker) == 1) continue;
+        ++expected.weights_sent;
+        if (updated_nodes.count(worker / m_ranks_per_node) == 0)
+          needing_nodes.insert(worker / m_ranks_per_node);
+      }
+      const auto ways = returns ? 2 : 1;
+      expected.gradients_sent += ways * static_cast<index_t>(m_holders[e].size() - 1);
+      expected.gradients_sent_to_other_nodes +=
+          ways * static_cast<index_t>(holder_nodes.size() - 1);
+      expected.weights_sent_to_other_nodes += static_cast<index_t>(needing_nodes.size());
+    }
+    ExchangeTraffic sum;
+    for (ExchangeSchedule const& schedule : schedules) {
+      sum.gradients_sent += schedule.traffic.gradients_sent;
+      sum.gradients_received += schedule.traffic.gradients_received;
+      sum.weights_sent += schedule.traffic.weights_sent;
+      sum.weights_received += schedule.traffic.weights_received;
+      sum.gradients_sent_to_other_nodes += schedule.traffic.gradients_sent_to_other_nodes;
+      sum.weights_sent_to_other_nodes += schedule.traffic.weights_sent_to_other_nodes;
+    }
+    EXPECT_EQ(sum.gradients_sent, expected.gradients_sent);
+    EXPECT_EQ(sum.gradients_received, expected.gradients_sent);
+    EXPECT_EQ(sum.weights_sent, expected.weights_sent);
+    EXPECT_EQ(sum.weights_received, expected.weights_sent);
+    EXPECT_EQ(sum.gradients_sent_to_other_nodes, expected.gradients_sent_to_other_nodes);
+    EXPECT_EQ(sum.weights_sent_to_other_nodes, expected.weights_sent_to_other_nodes);
+    EXPECT_EQ(between_nodes,
+              expected.gradients_sent_to_other_nodes + expected.weights_sent_to_other_nodes);
   }
 
   ExchangeLayout const& m_layout;
   GradientReturn m_gradient_return;
+  int m_ranks_per_node;
+  std::vector<std::vector<unsigned>> m_gradient_state;  // Token::workers, by flat element
+  std::vector<std::vector<unsigned>> m_weight_state;
   std::vector<std::vector<index_t>> m_gradients;  // logical position of each flat element
   std::vector<std::vector<index_t>> m_weights;
   std::vector<std::set<int>> m_holders;
@@ -335,6 +474,67 @@ TEST(Schedule, MoreWorkersThanSubnetworks) {
     Replay(layout, 4096, GradientReturn::holders).check();
     Replay(layout, 4096, GradientReturn::none).check();
   }
+}
+
+TEST(Schedule, TwoLevels) {
+  for (auto [workers, ranks_per_node] :
+       {std::pair{4, 2}, {6, 2}, {6, 3}, {8, 2}, {8, 3}, {8, 4}, {8, 5}, {13, 4}})
+    for (GradientReturn mode : k_returns) {
+      Replay(dense_layout(test::awkward_table(), workers), 4096, mode, ranks_per_node).check();
+      for (bool full_weights : {false, true}) {
+        for (unsigned seed : {1u, 2u})
+          Replay(test::random_layout(workers, seed, full_weights), seed == 1 ? 4096 : 1 << 30, mode,
+                 ranks_per_node)
+              .check();
+        Replay(test::masked_layout(workers, 4, 2, full_weights), 9000, mode, ranks_per_node)
+            .check();
+      }
+    }
+}
+
+TEST(Schedule, OneNodeIsOneLevel) {
+  const auto layout = test::random_layout(6, 3, true);
+  const auto buckets = make_buckets(layout.gradients[0], 4096, 4);
+  for (int ranks_per_node : {1, 6, 8}) {
+    const auto schedule =
+        make_schedule(layout, buckets, 2, GradientReturn::holders, ranks_per_node);
+    EXPECT_EQ(schedule.node_size, 1);
+    EXPECT_EQ(schedule.traffic.gradients_sent_to_other_nodes,
+              ranks_per_node == 1 ? schedule.traffic.gradients_sent : 0);
+    EXPECT_EQ(schedule.traffic.weights_sent_to_other_nodes,
+              ranks_per_node == 1 ? schedule.traffic.weights_sent : 0);
+  }
+  EXPECT_THROW(make_schedule(layout, buckets, 0, GradientReturn::none, 0), std::invalid_argument);
+}
+
+TEST(Schedule, DelegatesAreBalanced) {
+  std::vector<TensorSpec> tensors;
+  for (int i = 0; i < 8; ++i) tensors.push_back(tensor(test::numbered("w", i), 96, 16));
+  auto sums = [](ExchangeSchedule const& schedule) {
+    index_t elements = 0;
+    for (BucketSchedule const& bucket : schedule.buckets)
+      for (NodeRun const& run : bucket.node_sums) elements += run.gradients.size();
+    return elements;
+  };
+  const auto dense = dense_layout(ParameterTable(tensors), 8);
+  const index_t size = dense.gradients[0].size();
+  for (ExchangeSchedule const& schedule :
+       Replay(dense, 8000, GradientReturn::holders, 4).schedules) {
+    EXPECT_EQ(sums(schedule), size / 4) << "an equal part of the node's sums";
+    for (BucketSchedule const& bucket : schedule.buckets)
+      for (ExchangeMessage const& message : bucket.reduce_sends)
+        EXPECT_EQ(message.peer % 4, schedule.worker % 4) << "to the same place of another node";
+  }
+  // Two holders on each of two nodes, never at the same places: the holders take turns.
+  ExchangeLayout masked;
+  for (int worker = 0; worker < 8; ++worker) {
+    masked.gradients.push_back(test::table_holding(
+        tensors, [&](int, index_t row) { return (row % 2 == 0) == (worker < 2 || worker > 5); }));
+    masked.table_of_worker.push_back(worker);
+  }
+  for (ExchangeSchedule const& schedule :
+       Replay(masked, 1 << 30, GradientReturn::holders, 4).schedules)
+    EXPECT_NEAR(static_cast<double>(sums(schedule)), size / 4.0, size / 20.0);
 }
 
 TEST(Schedule, RefusesImpossibleLayouts) {

@@ -21,6 +21,7 @@ TEST(World, KnowsItsPlace) {
   EXPECT_EQ(world.workers(), size);
   EXPECT_EQ(world.ranks_per_node(), size) << "all ranks of the test share a machine";
   EXPECT_EQ(world.node_rank(), rank);
+  EXPECT_EQ(world.node_size(), size);
   int same = MPI_UNEQUAL;
   MPI_Comm_compare(world.comm(), MPI_COMM_WORLD, &same);
   EXPECT_EQ(same, MPI_CONGRUENT);
@@ -32,6 +33,7 @@ TEST(World, TakesDeclaredRanksPerNode) {
   const int declared = size % 2 == 0 ? 2 : 1;
   World world = World::from(MPI_COMM_WORLD, declared);
   EXPECT_EQ(world.ranks_per_node(), declared);
+  EXPECT_EQ(world.node_size(), declared);
   EXPECT_EQ(world.node_rank(), world.rank() % declared);
   EXPECT_THROW(World::from(MPI_COMM_WORLD, size + 1), ConfigError);
 }

@@ -13,8 +13,10 @@ std::int64_t bytes_of(int count, MPI_Datatype type) {
   return static_cast<std::int64_t>(count) * size;
 }
 
-void count_send(int count, MPI_Datatype type) {
+void count_send(int count, MPI_Datatype type, int peer) {
   g_counts.sent_bytes += bytes_of(count, type);
+  if (peer >= 0 && peer < static_cast<int>(g_counts.sent_bytes_to.size()))
+    g_counts.sent_bytes_to[static_cast<std::size_t>(peer)] += bytes_of(count, type);
   ++g_counts.sent_messages;
 }
 
@@ -29,13 +31,13 @@ PmpiCounts pmpi_counts() {
 extern "C" {
 
 int MPI_Send(void const* data, int count, MPI_Datatype type, int peer, int tag, MPI_Comm comm) {
-  count_send(count, type);
+  count_send(count, type, peer);
   return PMPI_Send(data, count, type, peer, tag, comm);
 }
 
 int MPI_Isend(void const* data, int count, MPI_Datatype type, int peer, int tag, MPI_Comm comm,
               MPI_Request* request) {
-  count_send(count, type);
+  count_send(count, type, peer);
   return PMPI_Isend(data, count, type, peer, tag, comm, request);
 }
 
