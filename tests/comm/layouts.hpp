@@ -71,6 +71,34 @@ inline ExchangeLayout masked_layout(int workers, int tables, int keep, bool full
   return layout;
 }
 
+/// The same with groups of random sizes, each held by `keep` random subnetworks.
+inline ExchangeLayout random_masks(int workers, int tables, int keep, unsigned seed,
+                                   bool full_weights = false) {
+  const auto tensors = awkward_tensors();
+  std::mt19937 generator(seed);
+  std::vector<int> order;
+  for (int table = 0; table < tables; ++table) order.push_back(table);
+  std::vector<std::vector<std::vector<int>>> holders(tensors.size());
+  for (std::size_t t = 0; t < tensors.size(); ++t)
+    for (index_t row = 0; row < tensors[t].rows; ++row) {
+      if (generator() % 2 == 0) std::shuffle(order.begin(), order.end(), generator);
+      holders[t].emplace_back(order.begin(), order.begin() + keep);
+    }
+  ExchangeLayout layout;
+  for (int table = 0; table < tables; ++table) {
+    layout.gradients.push_back(table_holding(tensors, [&](int t, index_t row) {
+      const std::string& name = tensors[static_cast<std::size_t>(t)].name;
+      auto const& set = holders[static_cast<std::size_t>(t)][static_cast<std::size_t>(row)];
+      return (name != "gate" && name != "down") ||
+             std::find(set.begin(), set.end(), table) != set.end();
+    }));
+    if (full_weights) layout.weights.push_back(ParameterTable(tensors));
+  }
+  for (int worker = 0; worker < workers; ++worker)
+    layout.table_of_worker.push_back(worker % tables);
+  return layout;
+}
+
 /// Every row is held by a random set of workers, of any size from 1.
 inline ExchangeLayout random_layout(int workers, unsigned seed, bool full_weights = false) {
   const auto tensors = awkward_tensors();
