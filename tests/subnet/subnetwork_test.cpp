@@ -76,7 +76,12 @@ TEST(SubnetworkTable, NoUnitsIsTheDenseTable) {
 TEST(SubnetworkTable, RefusesRowsOfTwoUnitsOrOfNone) {
   Model m;
   m.units.units[1].rows[0].begin = 2;
-  EXPECT_THROW(full_table(m.tensors, m.units), std::invalid_argument);
+  try {
+    full_table(m.tensors, m.units);
+    FAIL() << "row 2 belongs to both";
+  } catch (std::invalid_argument const& error) {
+    EXPECT_THAT(error.what(), HasSubstr("row 2 of a belongs to two units"));
+  }
   m = Model();
   m.units.units[1].rows[0].count = 100;
   EXPECT_THROW(full_table(m.tensors, m.units), std::invalid_argument);
