@@ -57,7 +57,6 @@ Llama<V>::Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, in
   m_embedded = llama_allocate<V>("embedded", n * d);
   m_final_rstd = llama_allocate<Accum>("final_rstd", n);
   m_final_out = llama_allocate<V>("final_out", n * d);
-  m_logits = llama_allocate<V>("logits", llama_head_rows(config, n) * config.vocab_size);
   allocate_layers();
   if (!with_backward) return;
   m_runs = upload_runs(m_plan);
@@ -185,7 +184,7 @@ void Llama<V>::loss(ExecSpace const& exec, View1<V> const& weights, Tokens const
   const index_t chunk = llama_head_rows(m_config, m_max_batch * m_max_seq_len);
   llama_head_loss(exec, Window2<V>(m_final_out.data(), m_tokens, m_config.hidden_size),
                   m_subnetwork.weights.matrix(weights, m_where.head), as_vector(targets),
-                  Window2<V>(m_logits.data(), chunk, m_config.vocab_size),
+                  Window2<V>(m_scratch.logits.data(), chunk, m_config.vocab_size),
                   Window1<Accum>(losses.data(), m_tokens));
 }
 
@@ -203,7 +202,7 @@ void Llama<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Tok
   for (index_t begin = 0; begin < m_tokens; begin += chunk) {
     const index_t rows = std::min(chunk, m_tokens - begin);
     const Window2<V> hidden(m_final_out.data() + begin * d, rows, d);
-    const Window2<V> logits(m_logits.data(), rows, m_config.vocab_size);
+    const Window2<V> logits(m_scratch.logits.data(), rows, m_config.vocab_size);
     const Window2<V> d_hidden(m_scratch.branch.data() + begin * d, rows, d);
     kernels::linear_forward(exec, WeightLayout::out_in, hidden, head, logits);
     kernels::cross_entropy_forward_backward(

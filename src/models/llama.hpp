@@ -117,7 +117,6 @@ class Llama {
   View1<V> m_final_in;               // (N,D) residual stream at the final norm
   View1<Accum> m_final_rstd;         // (N)
   View1<V> m_final_out;              // (N,D) normed
-  View1<V> m_logits;                 // (chunk,V)
   View1<kernels::ColumnRun> m_runs;  // (runs of all layers)
   View1<std::int32_t> m_embedding_work;
 };

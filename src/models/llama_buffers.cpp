@@ -36,12 +36,13 @@ LlamaScratch<V> llama_allocate_scratch(LlamaConfig const& config, LlamaPlan cons
   s.sin = View2<Accum>("sdp::models::sin", max_seq_len, h / 2);
   kernels::rotary_tables(ExecSpace(), config.rope_theta, s.cos, s.sin);
   s.normed = llama_allocate<V>("normed", n * d);
-  s.branch = llama_allocate<V>("branch", n * d);
-  s.act = llama_allocate<V>("act", n * plan.max_width);
+  s.branch = llama_allocate<V>("branch", llama_branch_size(config, plan, n, with_backward));
+  s.act = llama_allocate<V>("work", llama_work_size(config, plan, n, with_backward));
+  s.logits = s.act;
   if (!with_backward) return s;
   s.d_stream = llama_allocate<V>("d_stream", n * d);
-  s.d_attention = llama_allocate<V>("d_attention", n * plan.max_heads * h);
-  s.d_qkv = llama_allocate<V>("d_qkv", n * (plan.max_heads + 2 * plan.max_kv_heads) * h);
+  s.d_attention = s.branch;
+  s.d_qkv = s.act;
   s.delta = llama_allocate<Accum>("delta", n * plan.max_heads);
   s.norm_partials =
       View2<Accum>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::norm_partials"),

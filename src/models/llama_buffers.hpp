@@ -26,8 +26,9 @@ struct LlamaLayerBuffers {
   View1<V> gate_up;             // (N,2F)
 };
 
-/// Buffers whose content lives no longer than a sub-layer; large enough for the widest layer. The
-/// second half is for backward.
+/// Buffers whose content lives no longer than a sub-layer or the loss; large enough for the widest
+/// layer. What is never needed at the same time shares memory: act, d_qkv and logits; branch and
+/// d_attention.
 template <class V>
 struct LlamaScratch {
   using Accum = kernels::accum_t<V>;
@@ -36,7 +37,9 @@ struct LlamaScratch {
   View1<V> normed;   // (N,D)
   View1<V> branch;   // (N,D) sub-layer output; gradient of the normed input in backward
   View1<V> act;      // (N,F) SwiGLU output; its gradient in backward
+  View1<V> logits;   // (llama_head_rows,V)
 
+  // For backward.
   View1<V> d_stream;           // (N,D) gradient of the residual stream
   View1<V> d_attention;        // (N,H*h)
   View1<V> d_qkv;              // (N,(H+2K)*h)

@@ -47,7 +47,6 @@ LlamaActivationBytes llama_activation_bytes(LlamaConfig const& config,
   const index_t n = max_batch * max_seq_len;
   const index_t d = config.hidden_size;
   const index_t h = config.head_dim;
-  const index_t qkv_width = (plan.max_heads + 2 * plan.max_kv_heads) * h;
   // Kokkos rounds every allocation up to 8 bytes. Sums and statistics of two-byte types take four.
   const auto bytes = [](index_t count, std::size_t size) {
     return (count * static_cast<index_t>(size) + 7) / 8 * 8;
@@ -65,17 +64,15 @@ LlamaActivationBytes llama_activation_bytes(LlamaConfig const& config,
   };
 
   LlamaActivationBytes total;
-  total.shared = 2 * accums(max_seq_len * (h / 2))  // cos, sin
-                 + 5 * values(n * d)                // normed, branch, embedded, final_out,
-                                                    // d_stream
-                 + values(n * plan.max_width)       // act
-                 + accums(n)                        // final_rstd
-                 + values(llama_head_rows(config, n) * config.vocab_size)  // logits
-                 + values(n * plan.max_heads * h)                          // d_attention
-                 + values(n * qkv_width)                                   // d_qkv
-                 + accums(n * plan.max_heads)                              // delta
-                 + accums(kernels::rms_norm_backward_chunks(n) * d) +
-                 values(n * plan.packed_columns) + bytes(plan.runs, sizeof(kernels::ColumnRun)) +
+  total.shared = 2 * accums(max_seq_len * (h / 2))                   // cos, sin
+                 + 4 * values(n * d)                                 // normed, embedded, final_out,
+                                                                     // d_stream
+                 + values(llama_branch_size(config, plan, n, true))  // branch
+                 + values(llama_work_size(config, plan, n, true))    // act, d_qkv, logits
+                 + accums(n)                                         // final_rstd
+                 + accums(n * plan.max_heads)                        // delta
+                 + accums(kernels::rms_norm_backward_chunks(n) * d)  // norm_partials
+                 + values(n * plan.packed_columns) + bytes(plan.runs, sizeof(kernels::ColumnRun)) +
                  bytes(kernels::embedding_backward_workspace<ExecSpace>(n), sizeof(std::int32_t));
   const bool recomputed = recompute == Recompute::block;
   if (recomputed)

@@ -97,4 +97,17 @@ index_t llama_head_rows(LlamaConfig const& config, index_t max_tokens) {
   return std::min(std::max(k_min_head_rows, k_logits_elements / config.vocab_size), max_tokens);
 }
 
+index_t llama_work_size(LlamaConfig const& config, LlamaPlan const& plan, index_t max_tokens,
+                        bool with_backward) {
+  const index_t qkv = (plan.max_heads + 2 * plan.max_kv_heads) * config.head_dim;
+  return std::max(max_tokens * std::max(plan.max_width, with_backward ? qkv : 0),
+                  llama_head_rows(config, max_tokens) * config.vocab_size);
+}
+
+index_t llama_branch_size(LlamaConfig const& config, LlamaPlan const& plan, index_t max_tokens,
+                          bool with_backward) {
+  const index_t heads = with_backward ? plan.max_heads * config.head_dim : 0;
+  return max_tokens * std::max(config.hidden_size, heads);
+}
+
 }  // namespace sdp

@@ -44,4 +44,12 @@ LlamaPlan llama_plan(LlamaConfig const& config, ParameterTable const& weights,
 /// GEMM, so few that logits never dominate memory.
 index_t llama_head_rows(LlamaConfig const& config, index_t max_tokens);
 
+/// Elements of the one buffer that an MLP, the backward pass of attention and the head take in turn
+/// (LlamaScratch::act, d_qkv and logits).
+index_t llama_work_size(LlamaConfig const& config, LlamaPlan const& plan, index_t max_tokens,
+                        bool with_backward);
+/// Elements of LlamaScratch::branch, which also holds d_attention.
+index_t llama_branch_size(LlamaConfig const& config, LlamaPlan const& plan, index_t max_tokens,
+                          bool with_backward);
+
 }  // namespace sdp

@@ -56,7 +56,6 @@ LlamaStreamed<V>::LlamaStreamed(LlamaConfig const& config, ParameterTable const&
   m_layer = llama_allocate_layer<V>(n, config.head_dim, m_plan.max_heads, m_plan.max_kv_heads,
                                     m_plan.max_width);
   m_final_rstd = llama_allocate<Accum>("final_rstd", n);
-  m_logits = llama_allocate<V>("logits", llama_head_rows(config, n) * config.vocab_size);
 }
 
 template <class V>
@@ -117,7 +116,7 @@ void LlamaStreamed<V>::loss(ExecSpace const& exec, View1<V> const& weights, Toke
   const index_t chunk = llama_head_rows(m_config, m_max_batch * m_max_seq_len);
   llama_head_loss(exec, pass.window(m_scratch.normed, pass.hidden),
                   m_table.matrix(weights, m_where.head), as_vector(targets),
-                  Window2<V>(m_logits.data(), chunk, m_config.vocab_size),
+                  Window2<V>(m_scratch.logits.data(), chunk, m_config.vocab_size),
                   Window1<Accum>(losses.data(), pass.tokens()));
 }
 

@@ -56,7 +56,6 @@ class LlamaStreamed {
   LlamaScratch<V> m_scratch;
   LlamaLayerBuffers<V> m_layer;
   View1<Accum> m_final_rstd;  // (N)
-  View1<V> m_logits;          // (chunk,V)
 };
 
 extern template class LlamaStreamed<float>;

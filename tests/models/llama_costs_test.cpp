@@ -64,6 +64,35 @@ TEST(LlamaCosts, DroppedUnitsTakeTheirActivationsAlong) {
   EXPECT_LT(half.shared, dense.shared);
 }
 
+/// A forward-masked worker needs at most 5 % more than what is shared and its part of the rest.
+TEST(LlamaCosts, ActivationsShrinkWithTheCoverage) {
+  LlamaConfig config = small_llama({8});
+  config.vocab_size = 4096;
+  config.hidden_size = 512;
+  config.intermediate_size = 1376;
+  config.num_layers = 8;
+  config.num_heads = 8;
+  config.head_dim = 64;
+  const auto bytes = [&](ParameterTable const& table) {
+    return llama_activation_bytes(config, table, table, 8, 256, Recompute::none, 4);
+  };
+  const UnitSet blocks = small_units(config, Level::block);
+  const UnitSet neurons = small_units(config, Level::neuron);
+  const auto dense = bytes(ParameterTable(llama_tensors(config)));
+  const auto shared = bytes(table_of(config, blocks, [](Unit const&) { return false; })).total();
+  for (int part : {2, 4}) {
+    const auto block = bytes(table_of(
+        config, blocks, [&](Unit const& u) { return (u.block + u.unit_class) % part == 0; }));
+    EXPECT_LE(static_cast<double>(block.total()),
+              1.05 * static_cast<double>(shared + (dense.total() - shared) / part));
+    // The residual stream is never cut: its copies in front of the sub-layers are shared.
+    const auto neuron = bytes(
+        table_of(config, neurons, [&](Unit const& u) { return u.rows[0].begin / 64 % part == 0; }));
+    EXPECT_LE(static_cast<double>(neuron.total()),
+              1.05 * static_cast<double>(dense.shared + dense.inputs + dense.inner / part));
+  }
+}
+
 TEST(LlamaCosts, DenseFlopsAreThoseOfTheModel) {
   for (ModelCase const& c : model_cases()) {
     const LlamaConfig config = small_llama(c);
