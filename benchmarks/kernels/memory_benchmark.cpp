@@ -5,6 +5,7 @@
 #include "kernels/nn/cross_entropy.hpp"
 #include "kernels/nn/elementwise.hpp"
 #include "kernels/nn/embedding.hpp"
+#include "kernels/nn/pack_columns.hpp"
 #include "kernels/nn/rms_norm.hpp"
 #include "kernels/nn/swiglu.hpp"
 #include "kernels/random/fill.hpp"
@@ -109,6 +110,17 @@ void swiglu_backward_row(benchmark::State& state) {
   against_triad(state, 6 * k_array, [&] { swiglu_backward(Exec(), gate_up, d_act); });
 }
 
+/// Every other group of 64 columns.
+void pack_half_of_the_columns(benchmark::State& state) {
+  constexpr index_t k_group = 64, k_runs = k_cols / (2 * k_group);
+  const auto x = matrix(1), packed = matrix(2, k_rows, k_cols / 2);
+  const Kokkos::View<ColumnRun*, Kokkos::LayoutRight> runs("runs", k_runs);
+  auto host = Kokkos::create_mirror_view(runs);
+  for (index_t r = 0; r < k_runs; ++r) host(r) = {2 * r * k_group, r * k_group, k_group};
+  Kokkos::deep_copy(runs, host);
+  against_triad(state, k_array, [&] { pack_columns(Exec(), runs, x, packed); });
+}
+
 void cross_entropy_loss(benchmark::State& state) {
   const index_t rows = k_size / k_vocabulary;
   const auto logits = matrix(1, rows, k_vocabulary);
@@ -208,6 +220,7 @@ SDP_BENCH(rms_norm_backward_both);
 SDP_BENCH(rms_norm_backward_masked);
 SDP_BENCH(swiglu_forward_row);
 SDP_BENCH(swiglu_backward_row);
+SDP_BENCH(pack_half_of_the_columns);
 SDP_BENCH(cross_entropy_loss);
 SDP_BENCH(cross_entropy_gradient)->Arg(k_vocabulary)->Arg(4096);
 SDP_BENCH(embedding_look_up);
