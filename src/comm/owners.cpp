@@ -193,19 +193,26 @@ index_t OwnerMap::nearest_cut(index_t position, Segment const& segment) const {
   return 2 * inside_row <= cols ? position - inside_row : position - inside_row + cols;
 }
 
-/// Owner of each slice: the largest slice to the worker that owns least, and so on.
+/// Owner of each slice: the largest slice to the worker that owns least, and so on. Empty slices,
+/// of which there are many where workers are more than rows, have none.
 std::vector<int> OwnerMap::assign(std::vector<index_t> const& sizes,
                                   std::vector<int> const& holders) {
-  std::vector<int> slices(sizes.size());
-  std::iota(slices.begin(), slices.end(), 0);
+  std::vector<int> slices;
+  for (std::size_t slice = 0; slice < sizes.size(); ++slice)
+    if (sizes[slice] > 0) slices.push_back(static_cast<int>(slice));
   std::stable_sort(slices.begin(), slices.end(), [&](int a, int b) {
     return sizes[static_cast<std::size_t>(a)] > sizes[static_cast<std::size_t>(b)];
   });
   std::vector<int> order = holders;
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-    return m_owned[static_cast<std::size_t>(a)] < m_owned[static_cast<std::size_t>(b)];
-  });
-  std::vector<int> owners(sizes.size());
+  const auto owns_less = [&](int a, int b) {
+    const index_t of_a = m_owned[static_cast<std::size_t>(a)];
+    const index_t of_b = m_owned[static_cast<std::size_t>(b)];
+    return of_a != of_b ? of_a < of_b : a < b;
+  };
+  const auto needed = order.begin() + static_cast<std::ptrdiff_t>(slices.size());
+  if (needed != order.end()) std::nth_element(order.begin(), needed, order.end(), owns_less);
+  std::sort(order.begin(), needed, owns_less);
+  std::vector<int> owners(sizes.size(), -1);
   for (std::size_t i = 0; i < slices.size(); ++i) {
     const auto slice = static_cast<std::size_t>(slices[i]);
     owners[slice] = order[i];
