@@ -50,4 +50,11 @@ struct CommunicationError : Error {
   explicit CommunicationError(std::string const& what) : Error(ExitCode::communication, what) {}
 };
 
+/// An error that every rank finds by itself in what all of them know: throw on_all_ranks(error).
+template <class E>
+E on_all_ranks(E error) {
+  error.set_agreed();
+  return error;
+}
+
 }  // namespace sdp

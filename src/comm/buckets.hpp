@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "base/index_range.hpp"
 #include "base/parameter_table.hpp"
 #include "base/types.hpp"
 
@@ -10,14 +11,6 @@ namespace sdp {
 
 // Logical index: position of an element in all logical tensors laid end to end in table order, the
 // same on every worker. Flat index: position in one worker's gradient (or weight) buffer.
-
-/// Half-open range [begin, end) of logical or flat indices.
-struct IndexRange {
-  index_t begin = 0;
-  index_t end = 0;
-  index_t size() const { return end - begin; }
-  friend bool operator==(IndexRange const&, IndexRange const&) = default;
-};
 
 /// Consecutive ranges of logical indices that cover the model. A bucket is closed before the tensor
 /// that would make it larger than `bucket_bytes`; a tensor larger than that is divided into equal

@@ -27,9 +27,9 @@ Delivery<T>::Delivery(World const& world, DeliveryOptions options, ExecSpace exe
   constexpr bool k_host_memory =
       Kokkos::SpaceAccessibility<Kokkos::HostSpace, MemSpace>::accessible;
   if (!k_host_memory && !m_options.gpu_aware_mpi && world.workers() > 1)
-    throw ConfigError(
+    throw on_all_ranks(ConfigError(
         "system.gpu_aware_mpi is off, but sending weights between devices needs an MPI that can "
-        "address their memory");
+        "address their memory"));
   m_queue = std::make_unique<MessageQueue>(world, 2 * m_options.window,
                                            static_cast<std::size_t>(2 * m_options.window), 0,
                                            m_options.message_bytes);

@@ -31,18 +31,18 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
   if (m_options.max_message_bytes < 1)
     throw std::invalid_argument("Exchange: max_message_bytes must be at least 1");
   if (m_options.method == ReductionMethod::allreduce && !m_schedule.dense)
-    throw ConfigError(
+    throw on_all_ranks(ConfigError(
         "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
-        "need \"exchange\"");
+        "need \"exchange\""));
   constexpr bool k_host_memory =
       Kokkos::SpaceAccessibility<Kokkos::HostSpace, MemSpace>::accessible;
   if (!k_host_memory && !m_options.gpu_aware_mpi && m_schedule.workers > 1)
-    throw ConfigError(
+    throw on_all_ranks(ConfigError(
         "system.gpu_aware_mpi is off, but the exchange between devices needs an MPI that can "
-        "address their memory");
+        "address their memory"));
   m_queue = std::make_unique<MessageQueue>(m_world, static_cast<int>(m_legs.addresses().size()),
                                            m_legs.pieces(m_schedule, m_options.max_message_bytes),
-                                           static_cast<int>(m_buckets.size()) * k_phases,
+                                           static_cast<int>(m_buckets.size()) * k_phases * 2,
                                            m_options.max_message_bytes);
   m_message_done.assign(m_legs.addresses().size(), 0);
   m_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
@@ -408,28 +408,37 @@ void Exchange<G, W>::wait_until(Done&& done) {
 template <class G, class W>
 void Exchange<G, W>::post(Bucket& bucket, LegKind kind, int index) {
   Leg const& leg = this->leg(bucket, kind);
-  ExchangeMessage const& message = (*leg.messages)[static_cast<std::size_t>(index)];
+  const auto i = static_cast<std::size_t>(index);
+  ExchangeMessage const& message = (*leg.messages)[i];
   const bool weights = carries_weights(kind);
-  const auto bytes = static_cast<index_t>(static_cast<std::size_t>(message.elements) *
-                                          (weights ? sizeof(W) : sizeof(G)));
-  const index_t staged = leg.staging[static_cast<std::size_t>(index)];
+  const auto element_bytes = static_cast<index_t>(weights ? sizeof(W) : sizeof(G));
   char* data = nullptr;
-  if (staged >= 0)
-    data = m_staging.data() + bucket.slot * m_legs.slot_bytes() + staged;
+  if (leg.staging[i] >= 0)
+    data = m_staging.data() + bucket.slot * m_legs.slot_bytes() + leg.staging[i];
   else if (weights)
-    data = reinterpret_cast<char*>(m_weights.data() + message.runs[0].begin);
+    data = reinterpret_cast<char*>(m_weights.data());
   else
-    data = reinterpret_cast<char*>(m_gradients.data() + message.runs[0].begin);
+    data = reinterpret_cast<char*>(m_gradients.data());
   const int id = leg.first_id + index;
-  const int tag = static_cast<int>(number(bucket)) * k_phases + static_cast<int>(kind) / 2;
-  if (is_send(kind)) {
-    (weights ? m_statistics.weight_sent_bytes : m_statistics.gradient_sent_bytes) += bytes;
-    ++m_statistics.messages_sent;
-    m_queue->send(id, data, bytes, message.peer, tag);
-  } else {
-    (weights ? m_statistics.weight_received_bytes : m_statistics.gradient_received_bytes) += bytes;
-    m_queue->receive(id, data, bytes, message.peer, tag);
-  }
+  // A peer has at most two messages in a leg, next to each other. Their tags differ, because those
+  // that return are accepted in the order in which sends end.
+  const int second = index > 0 && (*leg.messages)[i - 1].peer == message.peer ? 1 : 0;
+  const int phase = static_cast<int>(number(bucket)) * k_phases + static_cast<int>(kind) / 2;
+  const int tag = 2 * phase + second;
+  auto post_part = [&](index_t begin, index_t elements) {
+    const index_t bytes = elements * element_bytes;
+    char* const part = data + begin * element_bytes;
+    if (is_send(kind)) {
+      (weights ? m_statistics.weight_sent_bytes : m_statistics.gradient_sent_bytes) += bytes;
+      ++m_statistics.messages_sent;
+      m_queue->send(id, part, bytes, message.peer, tag);
+    } else {
+      (weights ? m_statistics.weight_received_bytes : m_statistics.gradient_received_bytes) +=
+          bytes;
+      m_queue->receive(id, part, bytes, message.peer, tag);
+    }
+  };
+  for (IndexRange const& range : leg.parts[i]) post_part(range.begin, range.size());
 }
 
 template <class G, class W>

@@ -176,7 +176,7 @@ class Exchange {
   View1<char> m_staging;
   View1<kernels::CopySpan> m_spans;
   std::vector<int> m_free_slots;
-  std::vector<kernels::SumTerm<G>> m_terms;  ///< scratch of average()
+  std::vector<kernels::SumTerm<G>> m_terms;  ///< scratch of sum()
   std::vector<char> m_message_done;
 
   View1<G> m_gradients;

@@ -25,6 +25,24 @@ constexpr std::array<Messages BucketSchedule::*, k_leg_kinds> k_lists = {
     &BucketSchedule::weight_sends,      &BucketSchedule::weight_receives,
     &BucketSchedule::node_weight_sends, &BucketSchedule::node_weight_receives};
 
+/// What of a message travels by itself: ranges of the staged message, or of the flat buffer.
+std::vector<IndexRange> ranges(ExchangeMessage const& message, bool staged) {
+  if (message.parts.empty())
+    return {staged ? IndexRange{0, message.elements} : message.runs.front()};
+  std::vector<IndexRange> list;
+  index_t begin = 0;
+  std::size_t run = 0;
+  for (index_t part : message.parts) {
+    if (!staged && (list.empty() || begin == message.runs[run].end)) {
+      if (!list.empty()) ++run;
+      begin = message.runs[run].begin;
+    }
+    list.push_back({begin, begin + part});
+    begin += part;
+  }
+  return list;
+}
+
 constexpr std::array<char const*, k_leg_kinds> k_what = {
     "sending gradients inside the node to ranks",
     "gradients inside the node of ranks",
@@ -72,7 +90,10 @@ void ExchangeLegs::add_leg(int bucket, LegKind kind, Messages const& messages,
   for (std::size_t m = 0; m < messages.size(); ++m) {
     ExchangeMessage const& message = messages[m];
     m_addresses.push_back({bucket, kind, static_cast<int>(m)});
-    if (message.runs.size() == 1) {
+    const bool staged = message.runs.empty();
+    const bool direct = !staged && (message.runs.size() == 1 || !message.parts.empty());
+    leg.parts.push_back(ranges(message, !direct));
+    if (direct) {
       leg.staging.push_back(-1);
       continue;
     }
@@ -103,7 +124,10 @@ std::size_t ExchangeLegs::pieces(ExchangeSchedule const& schedule,
   for (BucketSchedule const& bucket : schedule.buckets) {
     add(bucket.gradients.size());
     for (auto const list : k_lists)
-      for (ExchangeMessage const& message : bucket.*list) add(message.elements);
+      for (ExchangeMessage const& message : bucket.*list) {
+        add(message.elements);
+        pieces += message.count();
+      }
   }
   return static_cast<std::size_t>(pieces);
 }
@@ -115,10 +139,13 @@ std::string ExchangeLegs::describe(std::size_t bucket, bool weights, std::vector
        ++kind) {
     Leg const& leg = m_buckets[bucket].legs[static_cast<std::size_t>(kind)];
     std::string ranks;
-    for (int m = 0; m < leg.size(); ++m)
-      if (!done[static_cast<std::size_t>(leg.first_id + m)])
-        ranks += (ranks.empty() ? " " : ", ") +
-                 std::to_string(world.rank_of((*leg.messages)[static_cast<std::size_t>(m)].peer));
+    int last = -1;
+    for (int m = 0; m < leg.size(); ++m) {
+      const int peer = (*leg.messages)[static_cast<std::size_t>(m)].peer;
+      if (done[static_cast<std::size_t>(leg.first_id + m)] || peer == last) continue;
+      ranks += (ranks.empty() ? " " : ", ") + std::to_string(world.rank_of(peer));
+      last = peer;
+    }
     if (ranks.empty()) continue;
     waits +=
         (waits.empty() ? "" : "; ") + std::string(k_what[static_cast<std::size_t>(kind)]) + ranks;

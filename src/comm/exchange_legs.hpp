@@ -43,6 +43,8 @@ struct Leg {
   std::vector<ExchangeMessage> const* messages = nullptr;
   int first_id = 0;              ///< message ids count through all legs
   std::vector<index_t> staging;  ///< bytes into the slot, of each message; -1: in the flat buffer
+  /// Ranges that travel by themselves: flat ones, or parts of the staged message.
+  std::vector<std::vector<IndexRange>> parts;
   index_t first_span = 0;
   index_t spans = 0;  ///< to copy between the flat buffer and the slot; 0: nothing is packed
 

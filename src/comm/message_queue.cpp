@@ -18,9 +18,9 @@ MessageQueue::MessageQueue(World const& world, int messages, std::size_t capacit
   int found = 0;
   check_mpi(MPI_Comm_get_attr(m_comm, MPI_TAG_UB, &largest_tag, &found), "MPI_Comm_get_attr");
   if (found && max_tag > *largest_tag)
-    throw ConfigError("system.bucket_mb makes " + std::to_string(max_tag) +
-                      " message tags, but this MPI has " + std::to_string(*largest_tag) +
-                      "; larger buckets need fewer");
+    throw on_all_ranks(ConfigError("system.bucket_mb makes " + std::to_string(max_tag) +
+                                   " message tags, but this MPI has " +
+                                   std::to_string(*largest_tag) + "; larger buckets need fewer"));
   m_requests.reserve(capacity);
   m_ids.reserve(capacity);
   m_completed.resize(capacity);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "comm/buckets.hpp"
@@ -15,12 +16,22 @@ namespace sdp {
 /// kept by its owner, which updates the weights and returns those.
 enum class GradientReturn { holders, none };
 
-/// One message between this worker and a peer in one phase of one bucket. `runs` are the flat
-/// ranges of this worker that it carries, in order: gradients, or weights in the weight phase.
+/// Elements that are contiguous on both sides, from which on sending them by themselves is cheaper
+/// than packing them with others.
+inline constexpr index_t k_part_elements = 24576;
+
+/// What goes between this worker and a peer in one leg of one bucket. `runs` are the flat ranges of
+/// this worker that it carries, in order: gradients, or weights in the weight legs. It travels as
+/// one message, or as one for each of its parts, given by their numbers of elements; parts are
+/// contiguous on both sides, and the same there. Elements that must be packed and long parts make
+/// two of these.
 struct ExchangeMessage {
   int peer = 0;
   index_t elements = 0;
   std::vector<IndexRange> runs;
+  std::vector<index_t> parts;  ///< empty: one message
+
+  index_t count() const { return parts.empty() ? index_t{1} : static_cast<index_t>(parts.size()); }
 };
 
 /// Where one contribution to a sum lies: `offset` elements into the received message number
@@ -76,6 +87,9 @@ struct ExchangeTraffic {
   index_t messages_sent = 0;
   index_t gradients_sent_to_other_nodes = 0;
   index_t weights_sent_to_other_nodes = 0;
+  index_t messages_sent_to_other_nodes = 0;
+
+  friend bool operator==(ExchangeTraffic const&, ExchangeTraffic const&) = default;
 };
 
 /// An owned range of the gradient buffer and where the same elements begin in the weight buffer.
@@ -117,8 +131,22 @@ struct ExchangeSchedule {
 ///
 /// Each element crosses between nodes once for each node but the owner's that has a holder (and
 /// back), in weights once for each that stores it and has no updated copy. One message for each
-/// peer, bucket and leg.
+/// peer, bucket and leg, but `part_elements` or more that are contiguous on both sides travel by
+/// themselves, where something else would have to be packed with them.
 ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRange> const& buckets,
-                               int worker, GradientReturn gradient_return, int ranks_per_node = 1);
+                               int worker, GradientReturn gradient_return, int ranks_per_node = 1,
+                               index_t part_elements = k_part_elements);
+
+/// Calls visit(i, bucket, owned) for every bucket and every worker workers[i]: its messages, the
+/// same as in its schedule, without sums and ranges, and the elements of the bucket that it owns.
+/// Divides the model among owners once for all workers. Throws as make_schedule does.
+void visit_buckets(ExchangeLayout const& layout, std::vector<IndexRange> const& buckets,
+                   std::vector<int> const& workers, GradientReturn gradient_return,
+                   int ranks_per_node,
+                   std::function<void(std::size_t, BucketSchedule const&, index_t)> const& visit);
+
+/// Adds the messages that a worker sends and receives for a bucket to the traffic of a step.
+void count_messages(BucketSchedule const& bucket, int worker, int ranks_per_node,
+                    ExchangeTraffic& traffic);
 
 }  // namespace sdp

@@ -62,9 +62,9 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
   check_mpi(MPI_Comm_size(world.m_comm, &world.m_size), "MPI_Comm_size");
   if (declared_ranks_per_node > 0) {
     if (world.m_size % declared_ranks_per_node != 0)
-      throw ConfigError("system.ranks_per_node = " + std::to_string(declared_ranks_per_node) +
-                        " does not divide the " + std::to_string(world.m_size) +
-                        " ranks of this run");
+      throw on_all_ranks(ConfigError(
+          "system.ranks_per_node = " + std::to_string(declared_ranks_per_node) +
+          " does not divide the " + std::to_string(world.m_size) + " ranks of this run"));
     world.m_ranks_per_node = world.m_node_size = declared_ranks_per_node;
     world.m_node_rank = world.m_rank % declared_ranks_per_node;
     return world;

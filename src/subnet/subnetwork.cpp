@@ -86,9 +86,9 @@ std::vector<int> place_ranks(int ranks, Placement placement, int ranks_per_node,
             ? fmt::format("sdp.subnetworks is {}, but it must be at most the number of ranks ({})",
                           subnetworks, ranks)
             : fmt::format("sdp.placement \"node_aligned\" gives each node one subnetwork, but {} "
-                          "ranks with {} a node are {} nodes and sdp.subnetworks is {}; use more "
+                          "ranks with {} a node make {} node{} and sdp.subnetworks is {}; use more "
                           "nodes, fewer subnetworks or \"round_robin\"",
-                          ranks, ranks_per_node, groups, subnetworks));
+                          ranks, ranks_per_node, groups, groups == 1 ? "" : "s", subnetworks));
   std::vector<int> placed;
   for (int rank = 0; rank < ranks; ++rank)
     placed.push_back(subnetwork_of(rank, placement, ranks_per_node, subnetworks));

@@ -43,13 +43,14 @@ template <class G, class W = G>
 class Fixture {
  public:
   Fixture(World const& world, ExchangeLayout const& layout, index_t bucket_bytes,
-          GradientReturn gradient_return, ExchangeOptions options = {}, int ranks_per_node = 1)
+          GradientReturn gradient_return, ExchangeOptions options = {}, int ranks_per_node = 1,
+          index_t part_elements = k_part_elements)
       : m_world(world),
         m_layout(layout),
         m_returns(gradient_return == GradientReturn::holders),
         exchange(world,
                  make_schedule(layout, make_buckets(layout.gradients[0], bucket_bytes, sizeof(G)),
-                               world.worker(), gradient_return, ranks_per_node),
+                               world.worker(), gradient_return, ranks_per_node, part_elements),
                  options),
         gradients("gradients", static_cast<std::size_t>(exchange.schedule().gradient_size)),
         weights("weights", static_cast<std::size_t>(exchange.schedule().weight_size)) {

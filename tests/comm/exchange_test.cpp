@@ -155,6 +155,25 @@ TEST(Exchange, OnlyWaitingForWeightsIsBlocked) {
   fixture.check_arrived(0, 0);
 }
 
+TEST(Exchange, LongPartsTravelByThemselves) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none})
+    for (int ranks_per_node : {1, 2})
+      for (index_t part_elements : {1, 100, 1 << 30}) {
+        const auto layout = test::random_layout(world.workers(), 61, true);
+        Fixture<float, bf16> fixture(world, layout, 9000, mode, {.max_message_bytes = 999},
+                                     ranks_per_node, part_elements);
+        for (int step = 0; step < 2; ++step) {
+          fixture.run(step, 2);
+          fixture.check(step);
+          fixture.check_weights(step);
+        }
+        auto const& traffic = fixture.exchange.schedule().traffic;
+        EXPECT_EQ(fixture.exchange.statistics().messages_sent, traffic.messages_sent);
+        EXPECT_EQ(fixture.exchange.statistics().gradient_sent_bytes, 4 * traffic.gradients_sent);
+      }
+}
+
 TEST(Exchange, CutsLongMessages) {
   World world = World::from(MPI_COMM_WORLD);
   const auto layout = dense_layout(test::awkward_table(), world.workers());

@@ -4,11 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <numeric>
 #include <set>
 #include <stdexcept>
 
+#include "comm/exchange_legs.hpp"
+#include "comm/traffic.hpp"
 #include "layouts.hpp"
 
 namespace sdp {
@@ -48,11 +51,15 @@ TEST(Buckets, CutAtTensorsAndRows) {
 class Replay {
  public:
   Replay(ExchangeLayout const& layout, index_t bucket_bytes, GradientReturn gradient_return,
-         int ranks_per_node = 1)
-      : m_layout(layout), m_gradient_return(gradient_return), m_ranks_per_node(ranks_per_node) {
+         int ranks_per_node = 1, index_t part_elements = k_part_elements)
+      : m_layout(layout),
+        m_gradient_return(gradient_return),
+        m_ranks_per_node(ranks_per_node),
+        m_part_elements(part_elements) {
     const auto buckets = make_buckets(layout.gradients[0], bucket_bytes, 4);
     for (int worker = 0; worker < layout.workers(); ++worker) {
-      schedules.push_back(make_schedule(layout, buckets, worker, gradient_return, ranks_per_node));
+      schedules.push_back(
+          make_schedule(layout, buckets, worker, gradient_return, ranks_per_node, part_elements));
       const auto t =
           static_cast<std::size_t>(layout.table_of_worker[static_cast<std::size_t>(worker)]);
       m_gradients.push_back(test::logical_positions(layout.gradients[t]));
@@ -77,6 +84,7 @@ class Replay {
   }
 
   std::vector<ExchangeSchedule> schedules;
+  int divided = 0;            ///< messages that travel in parts
   index_t between_nodes = 0;  ///< elements that crossed, gradients and weights
 
  private:
@@ -136,19 +144,24 @@ class Replay {
       std::size_t b, Messages sends, Messages receives,
       std::vector<std::vector<index_t>> const& positions,
       std::vector<std::vector<unsigned>> const& state) {
-    std::map<std::pair<int, int>, std::vector<Token>> sent;
+    struct Sent {
+      std::vector<Token> tokens;
+      std::vector<index_t> parts;
+    };
+    std::map<std::pair<int, int>, std::deque<Sent>> sent;
     for (ExchangeSchedule const& schedule : schedules)
       for (ExchangeMessage const& message : schedule.buckets[b].*sends) {
         EXPECT_NE(message.peer, schedule.worker);
         EXPECT_GT(message.elements, 0);
-        auto [found, inserted] = sent.try_emplace({schedule.worker, message.peer});
-        EXPECT_TRUE(inserted) << "two messages to one peer";
+        auto& list = sent[{schedule.worker, message.peer}];
+        list.push_back({{}, message.parts});
+        EXPECT_LE(list.size(), 2u) << "what is packed, and what is not";
         const auto w = static_cast<std::size_t>(schedule.worker);
         for (IndexRange const& run : message.runs)
           for (auto i = static_cast<std::size_t>(run.begin); i < static_cast<std::size_t>(run.end);
                ++i)
-            found->second.push_back({positions[w][i], state[w][i]});
-        EXPECT_EQ(static_cast<index_t>(found->second.size()), message.elements);
+            list.back().tokens.push_back({positions[w][i], state[w][i]});
+        EXPECT_EQ(static_cast<index_t>(list.back().tokens.size()), message.elements);
         if (message.peer / m_ranks_per_node != schedule.worker / m_ranks_per_node)
           between_nodes += message.elements;
       }
@@ -160,12 +173,36 @@ class Replay {
           ADD_FAILURE() << "a message that nobody sends";
           continue;
         }
-        EXPECT_EQ(static_cast<index_t>(found->second.size()), message.elements);
-        contents[static_cast<std::size_t>(schedule.worker)].push_back(std::move(found->second));
-        sent.erase(found);
+        Sent first = std::move(found->second.front());
+        found->second.pop_front();
+        if (found->second.empty()) sent.erase(found);
+        EXPECT_EQ(static_cast<index_t>(first.tokens.size()), message.elements);
+        EXPECT_EQ(first.parts, message.parts);
+        check_parts(schedule.worker, message, positions, first.tokens);
+        contents[static_cast<std::size_t>(schedule.worker)].push_back(std::move(first.tokens));
       }
     EXPECT_TRUE(sent.empty()) << "a message that nobody receives";
     return contents;
+  }
+
+  /// Parts make up the message and are contiguous in the receiver's buffer.
+  void check_parts(int worker, ExchangeMessage const& message,
+                   std::vector<std::vector<index_t>> const& positions,
+                   std::vector<Token> const& contents) {
+    if (message.parts.empty()) return;
+    ++divided;
+    EXPECT_GT(message.parts.size(), 1u);
+    EXPECT_EQ(std::accumulate(message.parts.begin(), message.parts.end(), index_t{0}),
+              message.elements);
+    for (index_t part : message.parts) EXPECT_GE(part, m_part_elements);
+    auto const& buffer = positions[static_cast<std::size_t>(worker)];
+    std::size_t next = 0;
+    for (index_t part : message.parts) {
+      const auto first =
+          std::lower_bound(buffer.begin(), buffer.end(), contents[next].element) - buffer.begin();
+      for (index_t i = 0; i < part; ++i, ++next)
+        ASSERT_EQ(buffer[static_cast<std::size_t>(first + i)], contents[next].element);
+    }
   }
 
   /// What a phase puts into the buffers of its receivers.
@@ -359,6 +396,7 @@ class Replay {
   ExchangeLayout const& m_layout;
   GradientReturn m_gradient_return;
   int m_ranks_per_node;
+  index_t m_part_elements;
   std::vector<std::vector<unsigned>> m_gradient_state;  // Token::workers, by flat element
   std::vector<std::vector<unsigned>> m_weight_state;
   std::vector<std::vector<index_t>> m_gradients;  // logical position of each flat element
@@ -492,6 +530,23 @@ TEST(Schedule, TwoLevels) {
     }
 }
 
+TEST(Schedule, LongPartsTravelByThemselves) {
+  for (bool full_weights : {false, true}) {
+    const auto layout = test::random_layout(6, 8, full_weights);
+    for (GradientReturn mode : k_returns) {
+      for (int ranks_per_node : {1, 2, 3})
+        for (index_t part_elements : {1, 60}) {
+          Replay replay(layout, 9000, mode, ranks_per_node, part_elements);
+          replay.check();
+          EXPECT_GT(replay.divided, 0);
+        }
+      Replay whole(layout, 9000, mode, 1, 1 << 30);
+      whole.check();
+      EXPECT_EQ(whole.divided, 0);
+    }
+  }
+}
+
 TEST(Schedule, OneNodeIsOneLevel) {
   const auto layout = test::random_layout(6, 3, true);
   const auto buckets = make_buckets(layout.gradients[0], 4096, 4);
@@ -535,6 +590,35 @@ TEST(Schedule, DelegatesAreBalanced) {
   for (ExchangeSchedule const& schedule :
        Replay(masked, 1 << 30, GradientReturn::holders, 4).schedules)
     EXPECT_NEAR(static_cast<double>(sums(schedule)), size / 4.0, size / 20.0);
+}
+
+TEST(Schedule, TrafficOfSomeWorkersIsThatOfTheirSchedules) {
+  for (bool full_weights : {false, true})
+    for (GradientReturn mode : k_returns)
+      for (int ranks_per_node : {1, 2, 3, 8})
+        for (auto const& layout :
+             {test::random_layout(6, 5, full_weights), test::masked_layout(11, 4, 2, full_weights),
+              dense_layout(test::awkward_table(), 8)}) {
+          const auto buckets = make_buckets(layout.gradients[0], 9000, 4);
+          std::vector<int> workers;
+          for (int worker = layout.workers() - 1; worker >= 0; --worker) workers.push_back(worker);
+          const auto all = exchange_traffic(layout, buckets, workers, mode, ranks_per_node, 4, 2);
+          ASSERT_EQ(all.size(), workers.size());
+          for (WorkerTraffic const& found : all) {
+            const auto schedule =
+                make_schedule(layout, buckets, found.worker, mode, ranks_per_node);
+            EXPECT_EQ(found.traffic, schedule.traffic);
+            index_t owned = 0;
+            for (OwnedRange const& range : schedule.owned) owned += range.gradients.size();
+            EXPECT_EQ(found.owned, owned);
+            const ExchangeLegs legs(schedule, 4, 2, false);
+            EXPECT_EQ(found.exchange_bytes,
+                      std::min<index_t>(3, legs.slot_users()) * legs.slot_bytes() +
+                          static_cast<index_t>(legs.spans().size() * sizeof(kernels::CopySpan)));
+          }
+          const auto one = exchange_traffic(layout, buckets, {3}, mode, ranks_per_node, 4, 2);
+          EXPECT_EQ(one[0].traffic, all[workers.size() - 4].traffic);
+        }
 }
 
 TEST(Schedule, RefusesImpossibleLayouts) {

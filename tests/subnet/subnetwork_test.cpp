@@ -102,7 +102,7 @@ TEST(Placement, EverySubnetworkNeedsARank) {
     place_ranks(8, Placement::node_aligned, 4, 3);
     FAIL() << "two nodes cannot have three subnetworks";
   } catch (ConfigError const& error) {
-    EXPECT_THAT(error.what(), HasSubstr("8 ranks with 4 a node are 2 nodes"));
+    EXPECT_THAT(error.what(), HasSubstr("8 ranks with 4 a node make 2 nodes"));
   }
   EXPECT_THROW(place_ranks(2, Placement::round_robin, 1, 3), ConfigError);
 }
