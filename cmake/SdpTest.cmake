@@ -11,7 +11,7 @@
 # settings, Open MPI 5 the PRTE_MCA ones.
 set(SDP_TEST_ENVIRONMENT
     OMP_NUM_THREADS=${SDP_TEST_THREADS} OPENBLAS_NUM_THREADS=${SDP_TEST_THREADS}
-    OMP_PROC_BIND=false OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1
+    OMP_PROC_BIND=false OMP_WAIT_POLICY=passive KOKKOS_DISABLE_WARNINGS=1 OMPI_ALLOW_RUN_AS_ROOT=1
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_hwloc_base_binding_policy=none
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none

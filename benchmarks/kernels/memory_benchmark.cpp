@@ -156,7 +156,7 @@ void embedding_gradient(benchmark::State& state) {
 
 Vector<UpdateBlock> update_blocks() {
   std::vector<UpdateBlock> blocks;
-  append_update_blocks(blocks, 0, k_size, 1.0, 0.1);
+  append_update_blocks(blocks, {0, 0, 0, k_size, 1.0, 0.1});
   const Vector<UpdateBlock> view("blocks", blocks.size());
   Kokkos::deep_copy(
       view, Kokkos::View<UpdateBlock*, Kokkos::LayoutRight, Kokkos::HostSpace,

@@ -26,11 +26,11 @@ struct AdamWStep {
 ///   exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g^2
 ///   weight -= a / bias_correction1 * exp_avg / (sqrt(exp_avg_sq) / sqrt(bias_correction2) + eps)
 ///
-/// grad, exp_avg, exp_avg_sq, weight (n); the last three are updated in place where a block covers
-/// them. blocks: View of UpdateBlock, disjoint, inside [0, n). grad_scale (the clipping factor) and
-/// skip (int; not 0: a non-finite step, nothing is done) are rank-0 Views, read on the device.
-/// Arithmetic in accum_t of the weights; one pass over memory. Throws ShapeError when the extents
-/// do not fit.
+/// grad (n), exp_avg and exp_avg_sq (m), weight (w); the last three are updated in place where a
+/// block covers them. blocks: View of UpdateBlock, disjoint, inside these buffers. grad_scale (the
+/// clipping factor) and skip (int; not 0: a non-finite step, nothing is done) are rank-0 Views,
+/// read on the device. Arithmetic in accum_t of the weights; one pass over memory. Throws
+/// ShapeError when the moments differ in length.
 template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
           RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Weight>
 void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
@@ -40,9 +40,9 @@ void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
   using W = value_t<Weight>;
   using M = value_t<Moment>;
   using A = accum_t<W>;
-  Details::check_update(k_name, blocks, grad, weight);
-  require_same_shape(k_name, "exp_avg", exp_avg, "weight", weight);
-  require_same_shape(k_name, "exp_avg_sq", exp_avg_sq, "weight", weight);
+  static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
+                "adamw_update: blocks must be of UpdateBlock");
+  require_same_shape(k_name, "exp_avg", exp_avg, "exp_avg_sq", exp_avg_sq);
   if (blocks.extent(0) == 0) return;
   const AdamWStep s = step;
   Kokkos::parallel_for(
@@ -59,10 +59,10 @@ void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
         const A one_minus_beta1 = static_cast<A>(1.0 - s.beta1);
         const A beta2 = static_cast<A>(s.beta2);
         const A one_minus_beta2 = static_cast<A>(1.0 - s.beta2);
-        auto const* g_in = grad.data() + block.offset;
-        auto* m = exp_avg.data() + block.offset;
-        auto* v = exp_avg_sq.data() + block.offset;
-        auto* p = weight.data() + block.offset;
+        auto const* g_in = grad.data() + block.gradient;
+        auto* m = exp_avg.data() + block.moment;
+        auto* v = exp_avg_sq.data() + block.moment;
+        auto* p = weight.data() + block.weight;
         row_for(team, block.count, [=](index_t i) {
           const A g = static_cast<A>(g_in[i]) * scale;
           const A m_old = static_cast<A>(m[i]);

@@ -10,10 +10,13 @@
 
 namespace sdp::kernels {
 
-/// A stretch of the flat parameter buffers whose elements share a learning-rate factor and a weight
-/// decay. One team updates one block, so one launch updates everything that a worker holds.
+/// A stretch of parameters whose elements share a learning-rate factor and a weight decay, and
+/// where it begins in the buffers of gradients, moments and weights, which may be laid out
+/// differently. One team updates one block, so one launch updates everything that a worker updates.
 struct UpdateBlock {
-  index_t offset;
+  index_t gradient;
+  index_t moment;
+  index_t weight;
   index_t count;
   double lr_factor;
   double weight_decay;
@@ -23,23 +26,12 @@ struct UpdateBlock {
 /// launch of a team is lost in it.
 inline constexpr index_t k_update_block_size = 16384;
 
-/// Cuts [offset, offset + count) into blocks and appends them; for the host, once per layout.
-inline void append_update_blocks(std::vector<UpdateBlock>& blocks, index_t offset, index_t count,
-                                 double lr_factor, double weight_decay) {
-  for (index_t done = 0; done < count; done += k_update_block_size)
-    blocks.push_back(
-        {offset + done, std::min(k_update_block_size, count - done), lr_factor, weight_decay});
+/// Cuts the elements of `all` into blocks and appends them; for the host, once per layout.
+inline void append_update_blocks(std::vector<UpdateBlock>& blocks, UpdateBlock const& all) {
+  for (index_t done = 0; done < all.count; done += k_update_block_size)
+    blocks.push_back({all.gradient + done, all.moment + done, all.weight + done,
+                      std::min(k_update_block_size, all.count - done), all.lr_factor,
+                      all.weight_decay});
 }
-
-namespace Details {
-/// Checks the arguments that every optimizer kernel has. The blocks live on the device, so that
-/// they lie inside the buffers is the caller's word.
-template <class Blocks, class Grad, class Weight>
-void check_update(char const* name, Blocks const&, Grad const& grad, Weight const& weight) {
-  static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
-                "blocks must be a View of UpdateBlock");
-  require_same_shape(name, "grad", grad, "weight", weight);
-}
-}  // namespace Details
 
 }  // namespace sdp::kernels

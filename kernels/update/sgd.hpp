@@ -35,9 +35,9 @@ void sgd_momentum(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scal
         const A decay = static_cast<A>(block.weight_decay);
         const A scale = static_cast<A>(grad_scale());
         const A coefficient = mu;
-        auto const* g_in = grad.data() + block.offset;
-        auto* buffer = momentum.data() + block.offset;
-        auto* p = weight.data() + block.offset;
+        auto const* g_in = grad.data() + block.gradient;
+        auto* buffer = momentum.data() + block.moment;
+        auto* p = weight.data() + block.weight;
         row_for(team, block.count, [=](index_t i) {
           const A old = static_cast<A>(p[i]);
           const A g = static_cast<A>(g_in[i]) * scale + decay * old;
@@ -63,8 +63,8 @@ void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale c
         const A rate = static_cast<A>(lr * block.lr_factor);
         const A decay = static_cast<A>(block.weight_decay);
         const A scale = static_cast<A>(grad_scale());
-        auto const* g_in = grad.data() + block.offset;
-        auto* p = weight.data() + block.offset;
+        auto const* g_in = grad.data() + block.gradient;
+        auto* p = weight.data() + block.weight;
         row_for(team, block.count, [=](index_t i) {
           const A old = static_cast<A>(p[i]);
           p[i] = static_cast<W>(old - rate * (static_cast<A>(g_in[i]) * scale + decay * old));
@@ -81,18 +81,16 @@ void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale c
 /// With momentum = 0 the step is weight -= a * g and momentum_buffer, which may be empty, is not
 /// used.
 ///
-/// grad, momentum_buffer, weight (n); the last two are updated in place where a block covers them.
-/// blocks, grad_scale and skip as in adamw_update. Arithmetic in accum_t of the weights; one pass
-/// over memory. Throws ShapeError when the extents do not fit.
+/// grad (n), momentum_buffer (m), weight (w); the last two are updated in place where a block
+/// covers them. blocks, grad_scale and skip as in adamw_update. Arithmetic in accum_t of the
+/// weights; one pass over memory.
 template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
           RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Weight>
 void sgd_update(Exec const& exec, Blocks const& blocks, SgdStep const& step,
                 Scale const& grad_scale, Skip const& skip, Grad const& grad,
                 Moment const& momentum_buffer, Weight const& weight) {
-  constexpr char const* k_name = "sdp::kernels::sgd_update";
-  Details::check_update(k_name, blocks, grad, weight);
-  if (step.momentum != 0.0)
-    require_same_shape(k_name, "momentum_buffer", momentum_buffer, "weight", weight);
+  static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
+                "sgd_update: blocks must be of UpdateBlock");
   if (blocks.extent(0) == 0) return;
   const auto run = [&]<bool First, bool Nesterov>(std::bool_constant<First>,
                                                   std::bool_constant<Nesterov>) {

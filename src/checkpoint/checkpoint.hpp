@@ -50,7 +50,7 @@ template <class T>
 struct CheckpointBuffer {
   std::string group;
   ParameterTable const* table = nullptr;  ///< same tensors on every rank and in every group
-  std::vector<FlatRange> owned;           ///< in elements of the table's flat layout
+  std::vector<IndexRange> owned;          ///< in elements of the table's flat layout
   bool packed = false;                    ///< see flat_pieces()
   /// Copies `count` elements from `source` on to the host.
   std::function<void(index_t source, index_t count, T* out)> fetch;
@@ -60,7 +60,7 @@ struct CheckpointBuffer {
 /// and the work that fills it must be complete.
 template <class T>
 CheckpointBuffer<T> checkpoint_buffer(std::string group, ParameterTable const& table,
-                                      std::vector<FlatRange> owned, View1<T> const& flat,
+                                      std::vector<IndexRange> owned, View1<T> const& flat,
                                       bool packed = false) {
   auto fetch = [flat](index_t source, index_t count, T* out) {
     copy_from_flat(flat, source, count, out);
@@ -152,7 +152,7 @@ class CheckpointReader {
   }
   template <class T>
   void read(std::string const& group, ParameterTable const& table,
-            std::vector<FlatRange> const& ranges, bool packed, View1<T> const& flat) const {
+            std::vector<IndexRange> const& ranges, bool packed, View1<T> const& flat) const {
     read_pieces(group, table, flat_pieces(table, ranges, packed), flat);
   }
 

@@ -8,11 +8,11 @@
 namespace sdp {
 
 std::vector<FlatPiece> flat_pieces(ParameterTable const& table,
-                                   std::vector<FlatRange> const& ranges, bool packed) {
+                                   std::vector<IndexRange> const& ranges, bool packed) {
   std::vector<FlatPiece> cut;
   auto const& spans = table.spans();  // ascending by offset
   index_t packed_begin = 0;
-  for (FlatRange const& range : ranges) {
+  for (IndexRange const& range : ranges) {
     if (range.begin < 0 || range.begin > range.end || range.end > table.size())
       throw std::invalid_argument("flat_pieces: range [" + std::to_string(range.begin) + ", " +
                                   std::to_string(range.end) + ") lies outside a buffer of " +

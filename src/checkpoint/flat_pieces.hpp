@@ -5,16 +5,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/index_range.hpp"
 #include "base/parameter_table.hpp"
 #include "base/types.hpp"
 
 namespace sdp {
-
-/// Elements [begin, end) of a flat buffer.
-struct FlatRange {
-  index_t begin;
-  index_t end;
-};
 
 /// A run of elements that is contiguous both in a logical tensor and in a rank's buffer.
 struct FlatPiece {
@@ -29,7 +24,7 @@ struct FlatPiece {
 /// the other in the given order (an optimizer state that exists for a slice only); without, it is
 /// laid out as the table says. Throws std::invalid_argument for a range outside the table.
 std::vector<FlatPiece> flat_pieces(ParameterTable const& table,
-                                   std::vector<FlatRange> const& ranges, bool packed = false);
+                                   std::vector<IndexRange> const& ranges, bool packed = false);
 /// Everything that the table holds.
 std::vector<FlatPiece> flat_pieces(ParameterTable const& table);
 

@@ -17,6 +17,8 @@ using Action = std::function<ExitCode(World const* world)>;
 // Each adds its subcommand to the application and sets `action` when the user asks for it.
 void add_train(CLI::App& app, Action& action);
 void add_eval(CLI::App& app, Action& action);
+void add_plan(CLI::App& app, Action& action);
+void add_compare(CLI::App& app, Action& action);
 void add_export(CLI::App& app, Action& action);
 void add_import(CLI::App& app, Action& action);
 void add_info(CLI::App& app, Action& action);

@@ -46,6 +46,8 @@ std::optional<int> parse(int argc, char** argv, bool speaks, Action& action) {
   app.add_flag("--version", version, "Print versions of the program and its libraries");
   add_train(app, action);
   add_eval(app, action);
+  add_plan(app, action);
+  add_compare(app, action);
   add_export(app, action);
   add_import(app, action);
   add_info(app, action);
@@ -130,9 +132,10 @@ int main(int argc, char** argv) {
   }
   log::initialize(rank);
   if (!parallel && named && launched_many_times(rank)) {
-    if (rank == 0)
-      log::error(std::string("\"") + arguments[1] +
-                 "\" is not a command that runs on several ranks: start it without a launcher");
+    // The launcher ends a job at the first failure, which must not be that of a silent rank.
+    if (rank != 0) return static_cast<int>(ExitCode::ok);
+    log::error(std::string("\"") + arguments[1] +
+               "\" is not a command that runs on several ranks: start it without a launcher");
     return static_cast<int>(ExitCode::usage);
   }
   Action action;

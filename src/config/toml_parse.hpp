@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The TOML parser, for load.cpp alone. Its internal checks guard against a few malformed texts,
+// The TOML parser, for sources that read TOML and no header. Its internal checks guard against a few malformed texts,
 // "[#" among them, that would be undefined behaviour where NDEBUG removes the checks and an abort
 // where it does not. Here they throw in every build.
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "optim/optimizer.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
@@ -23,41 +25,103 @@ Kokkos::View<T*, MemSpace> to_device(std::string const& label, std::vector<T> co
   return view;
 }
 
+/// Rows of one tensor that lie next to each other in the gradients and in the weights.
+struct RowRun {
+  int tensor;
+  index_t rows;
+  index_t gradient;
+  index_t weight;
+};
+
+/// The gradient table's rows with their places in the weights; neighbouring spans are joined.
+std::vector<RowRun> row_runs(UpdateScope const& scope) {
+  std::vector<RowRun> runs;
+  auto const& stored = scope.weights.spans();
+  std::size_t s = 0;
+  for (Span const& span : scope.gradients.spans()) {
+    const index_t cols = scope.gradients.tensors()[span.tensor].cols;
+    for (index_t row = span.row_begin; row < span.row_begin + span.rows;) {
+      while (s < stored.size() &&
+             (stored[s].tensor < span.tensor ||
+              (stored[s].tensor == span.tensor && stored[s].row_begin + stored[s].rows <= row)))
+        ++s;
+      if (s == stored.size() || stored[s].tensor != span.tensor || stored[s].row_begin > row)
+        throw std::invalid_argument("Optimizer: " + scope.gradients.tensors()[span.tensor].name +
+                                    " has a gradient where it has no weight");
+      const index_t rows =
+          std::min(span.row_begin + span.rows, stored[s].row_begin + stored[s].rows) - row;
+      const index_t gradient = span.offset + (row - span.row_begin) * cols;
+      const index_t weight = stored[s].offset + (row - stored[s].row_begin) * cols;
+      RowRun* const last = runs.empty() ? nullptr : &runs.back();
+      if (last != nullptr && last->tensor == span.tensor &&
+          last->gradient + last->rows * cols == gradient &&
+          last->weight + last->rows * cols == weight)
+        last->rows += rows;
+      else
+        runs.push_back({span.tensor, rows, gradient, weight});
+      row += rows;
+    }
+  }
+  return runs;
+}
+
+/// The parts of a run inside ascending ranges of the gradient buffer; f(range, begin, end) in
+/// elements of that buffer.
+template <class F>
+void for_each_owned(RowRun const& run, index_t cols, std::vector<IndexRange> const& owned,
+                    F const& f) {
+  const index_t end = run.gradient + run.rows * cols;
+  auto range = std::partition_point(owned.begin(), owned.end(), [&](IndexRange const& candidate) {
+    return candidate.end <= run.gradient;
+  });
+  for (; range != owned.end() && range->begin < end; ++range) {
+    const index_t first = std::max(run.gradient, range->begin), last = std::min(end, range->end);
+    if ((first - run.gradient) % cols != 0 || (last - run.gradient) % cols != 0)
+      throw std::invalid_argument("Optimizer: an owned range divides a row");
+    f(static_cast<std::size_t>(range - owned.begin()), first, last);
+  }
+}
+
 }  // namespace
 
 template <class V>
-Optimizer<V>::Optimizer(OptimizerConfig const& config, ParameterTable const& table)
+Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
     : m_config(config) {
   std::vector<kernels::UpdateBlock> blocks;
   std::vector<kernels::RowSpan> rows;
-  index_t logical_rows = 0;
-  std::vector<index_t> first_row;
-  for (TensorSpec const& tensor : table.tensors()) {
-    first_row.push_back(logical_rows);
-    logical_rows += tensor.rows;
-  }
-  for (Span const& span : table.spans()) {
-    TensorSpec const& tensor = table.tensors()[span.tensor];
-    const bool decays = config.decay == Decay::all || tensor.decay;
-    kernels::append_update_blocks(blocks, span.offset, span.rows * tensor.cols, tensor.lr_factor,
-                                  decays ? config.weight_decay : 0.0);
-    for (index_t row = 0; row < span.rows; ++row)
-      rows.push_back({span.offset + row * tensor.cols, tensor.cols,
-                      first_row[span.tensor] + span.row_begin + row});
+  std::vector<index_t> packed{0};  // offset of each owned range among all of them
+  for (IndexRange const& range : scope.owned) packed.push_back(packed.back() + range.size());
+  for (RowRun const& run : row_runs(scope)) {
+    TensorSpec const& tensor = scope.gradients.tensors()[run.tensor];
+    const double decay = config.decay == Decay::all || tensor.decay ? config.weight_decay : 0.0;
+    if (!scope.sharded)
+      kernels::append_update_blocks(blocks, {run.gradient, run.gradient, run.weight,
+                                             run.rows * tensor.cols, tensor.lr_factor, decay});
+    for_each_owned(
+        run, tensor.cols, scope.owned, [&](std::size_t range, index_t begin, index_t end) {
+          if (scope.sharded)
+            kernels::append_update_blocks(
+                blocks, {begin, packed[range] + begin - scope.owned[range].begin,
+                         run.weight + begin - run.gradient, end - begin, tensor.lr_factor, decay});
+          for (index_t at = begin; at < end; at += tensor.cols)
+            rows.push_back({at, tensor.cols, static_cast<index_t>(rows.size())});
+        });
   }
   {
-    MemoryScope scope(MemoryCategory::workspace);
+    MemoryScope memory(MemoryCategory::workspace);
     m_blocks = to_device("sdp::optim::blocks", blocks);
     m_norm_rows = to_device("sdp::optim::norm_rows", rows);
-    m_row_sums = View1<double>("sdp::optim::row_sums", logical_rows);
+    m_row_sums = View1<double>("sdp::optim::row_sums", rows.size());
+    m_digits = View1<std::int64_t>("sdp::optim::norm_digits", kernels::k_exact_size);
     m_sum = Kokkos::View<double, MemSpace>("sdp::optim::sum");
     m_norm = Kokkos::View<double, MemSpace>("sdp::optim::norm");
     m_factor = Kokkos::View<double, MemSpace>("sdp::optim::factor");
     m_skip = Kokkos::View<int, MemSpace>("sdp::optim::skip");
   }
-  MemoryScope scope(MemoryCategory::optimizer);
+  MemoryScope memory(MemoryCategory::optimizer);
   const auto add = [&](char const* name) {
-    m_moments.emplace_back(name, View1<V>(std::string("sdp::optim::") + name, table.size()));
+    m_moments.emplace_back(name, View1<V>(std::string("sdp::optim::") + name,
+                                          scope.sharded ? packed.back() : scope.gradients.size()));
   };
   if (config.kind == OptimizerKind::adamw) {
     add("exp_avg");
@@ -68,11 +132,18 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, ParameterTable const& tab
 }
 
 template <class V>
+void Optimizer<V>::measure(ExecSpace const& exec, View1<V> const& grads) {
+  Region region("sdp::optim::measure");
+  kernels::sum_squares(exec, m_norm_rows, grads, m_row_sums);
+  Kokkos::deep_copy(exec, m_digits, std::int64_t{0});
+  kernels::exact_sum(exec, m_row_sums, m_digits);
+}
+
+template <class V>
 void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<V> const& grads,
                           View1<V> const& weights) {
   Region region("sdp::optim::update");
-  kernels::sum_squares(exec, m_norm_rows, grads, m_row_sums);
-  kernels::tree_sum(exec, m_row_sums, m_sum);
+  kernels::exact_sum_value(exec, m_digits, m_sum);
   kernels::clip_factor(exec, m_sum, m_config.grad_clip, m_norm, m_factor, m_skip);
   if (m_config.kind == OptimizerKind::adamw) {
     const double t = static_cast<double>(m_updates + 1);

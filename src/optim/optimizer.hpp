@@ -6,10 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/index_range.hpp"
 #include "base/parameter_table.hpp"
 #include "base/types.hpp"
 #include "config/config.hpp"
 #include "kernels/update/blocks.hpp"
+#include "kernels/update/exact_sum.hpp"
 #include "kernels/update/norm.hpp"
 
 namespace sdp {
@@ -20,25 +22,51 @@ struct UpdateResult {
   bool skipped = false;  ///< the norm is not finite and nothing was changed
 };
 
-/// Clipping, AdamW or SGD on the flat buffers of one worker, n = table.size() elements.
+/// What one worker updates, and how its buffers are laid out. With `sharded` it updates the owned
+/// ranges alone and keeps moments for nothing else; without, everything that has a gradient here.
+struct UpdateScope {
+  ParameterTable const& gradients;
+  ParameterTable const& weights;  ///< holds at least the rows of `gradients`
+  std::vector<IndexRange> owned;  ///< of the gradient buffer, whole rows, ascending; over all
+                                  ///< workers they cover every row of the model once
+  bool sharded = false;
+
+  /// One worker that has everything.
+  static UpdateScope whole(ParameterTable const& table) {
+    return {table, table, {{0, table.size()}}, false};
+  }
+};
+
+/// Clipping, AdamW or SGD on the flat buffers of one worker.
 ///
-/// The norm is summed row by row of the logical tensors in double, then over the rows by a fixed
-/// binary tree, so its bits depend on nothing but the gradient. A step whose norm is not finite
-/// changes nothing. Everything is decided on the device: update() only launches kernels.
+/// The norm of the averaged gradient counts every row of the model once, on its owner: a sum in
+/// double per row, then an exact sum over rows and workers, so its bits depend on nothing but the
+/// gradient. A step whose norm is not finite changes nothing.
+///
+///   optimizer.measure(exec, grads);           // sums of the owned rows
+///   ... add norm_digits() over all workers ...
+///   optimizer.update(exec, lr, grads, weights);
 template <class V>
 class Optimizer {
  public:
-  Optimizer(OptimizerConfig const& config, ParameterTable const& table);
+  Optimizer(OptimizerConfig const& config, UpdateScope const& scope);
 
-  /// Moments by their names in checkpoints: exp_avg and exp_avg_sq, or momentum. (n) each.
+  /// Moments by their names in checkpoints: exp_avg and exp_avg_sq, or momentum. Laid out as the
+  /// gradients or, when sharded, the owned ranges end to end.
   std::vector<std::pair<std::string, View1<V>>> const& moments() const { return m_moments; }
 
   /// Number of updates done, which Adam's bias correction counts; skipped ones are not.
   std::int64_t updates() const { return m_updates; }
   void set_updates(std::int64_t updates) { m_updates = updates; }
 
-  /// One update with learning rate lr (the schedule's, before the tensors' own factors); grads (n)
-  /// is the averaged gradient and is left alone, weights (n) are updated in place.
+  /// Sets norm_digits() to the exact sum of the squares of the owned rows of grads.
+  void measure(ExecSpace const& exec, View1<V> const& grads);
+  /// (kernels::k_exact_size) see kernels::exact_sum. Whoever has several workers adds them up
+  /// element by element, in any order, between measure() and update().
+  View1<std::int64_t> const& norm_digits() const { return m_digits; }
+
+  /// One update with learning rate lr (the schedule's, before the tensors' own factors); grads is
+  /// the averaged gradient and is left alone, weights are updated in place. Only launches kernels.
   void update(ExecSpace const& exec, double lr, View1<V> const& grads, View1<V> const& weights);
 
   /// Waits for the last update and says what it did. Call it once per update.
@@ -47,8 +75,9 @@ class Optimizer {
  private:
   OptimizerConfig m_config;
   Kokkos::View<kernels::UpdateBlock*, MemSpace> m_blocks;  // (blocks)
-  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;   // (rows)
-  View1<double> m_row_sums;                                // (rows)
+  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;   // (owned rows)
+  View1<double> m_row_sums;                                // (owned rows)
+  View1<std::int64_t> m_digits;                            // (k_exact_size)
   Kokkos::View<double, MemSpace> m_sum;                    // ()
   Kokkos::View<double, MemSpace> m_norm;                   // ()
   Kokkos::View<double, MemSpace> m_factor;                 // () clip factor

@@ -71,7 +71,9 @@ void MetricsLog::append(TrainRecord const& r) const {
 }
 
 void MetricsLog::append(EvalRecord const& r) const {
-  append_line(Json{{"event", "eval"}, {"step", r.step}, {"val_loss", r.val_loss}}.dump());
+  Json line{{"event", "eval"}, {"step", r.step}, {"val_loss", r.val_loss}};
+  if (r.ensemble_loss) line["ensemble_loss"] = *r.ensemble_loss;
+  append_line(line.dump());
 }
 
 void MetricsLog::append(CheckpointRecord const& r) const {
@@ -97,6 +99,7 @@ std::string to_json(RunSummary const& s) {
               {"tokens", s.tokens},
               {"val_loss", optional(s.val_loss)},
               {"best_val_loss", optional(s.best_val_loss)},
+              {"ensemble_loss", optional(s.ensemble_loss)},
               {"wall_seconds", s.wall_seconds},
               {"step_ms", optional(s.step_ms)},
               {"tokens_per_s", optional(s.tokens_per_s)},
@@ -108,9 +111,13 @@ std::string to_json(RunSummary const& s) {
               {"sent_bytes_per_step",
                {{"predicted", s.sent_bytes_predicted},
                 {"measured", optional(s.sent_bytes_measured)}}},
-              {"coverage", 1.0},
-              {"true_fraction", range({1.0, 1.0, 1.0})},
-              {"rho", 1.0},
+              {"regime", s.regime},
+              {"subnetworks", s.subnetworks},
+              {"coverage", s.coverage},
+              {"true_fraction", range(s.true_fraction)},
+              {"flop_share", range(s.flop_share)},
+              {"holder_sets", s.holder_sets},
+              {"rho", s.rho},
               {"skipped", s.skipped},
               {"checkpoints", s.checkpoints}}
              .dump(2) +

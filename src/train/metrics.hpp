@@ -37,6 +37,7 @@ struct TrainRecord {
 struct EvalRecord {
   std::int64_t step = 0;
   double val_loss = 0;
+  std::optional<double> ensemble_loss;  ///< forward regime: mean over ranks of f at their masks
 };
 
 struct CheckpointRecord {
@@ -71,13 +72,21 @@ struct RunSummary {
   std::int64_t tokens = 0;
   std::optional<double> val_loss;
   std::optional<double> best_val_loss;
+  std::optional<double> ensemble_loss;
   double wall_seconds = 0;
   std::optional<double> step_ms;       ///< median; absent when this start made no step
   std::optional<double> tokens_per_s;  ///< all ranks, from the median
   MinMeanMax flops_per_rank;
+  std::string regime = "none";
+  double coverage = 1.0;                    ///< C
+  MinMeanMax true_fraction{1.0, 1.0, 1.0};  ///< c: parameters trained by a rank / all parameters
+  MinMeanMax flop_share{1.0, 1.0, 1.0};     ///< phi: FLOPs of a rank / those of the dense model
+  double rho = 1.0;                         ///< spectral gap of the mask
+  std::int64_t subnetworks = 1;
+  std::int64_t holder_sets = 1;
   std::array<MinMeanMax, k_memory_categories> memory_measured;  ///< peak per category
-  /// Absent where there is no formula for a category.
-  std::array<std::optional<std::int64_t>, k_memory_categories> memory_predicted;
+  /// Mean over ranks; absent where there is no formula for a category.
+  std::array<std::optional<double>, k_memory_categories> memory_predicted;
   MinMeanMax memory_total;         ///< peak of the sum
   MinMeanMax process_peak_bytes;   ///< high-water mark of the resident set
   MinMeanMax process_model_bytes;  ///< the same less the resident set before the model was built

@@ -99,8 +99,10 @@ void Progress::live(std::int64_t step) {
 void Progress::evaluation(EvalRecord const& r, double seconds) {
   if (!m_active) return;
   clear_live();
-  print(fmt::format("step {}  validation loss {:.4f}  perplexity {:.2f}  ({})\n", r.step,
-                    r.val_loss, std::exp(r.val_loss), short_duration(seconds)));
+  print(fmt::format("step {}  validation loss {:.4f}  perplexity {:.2f}{}  ({})\n", r.step,
+                    r.val_loss, std::exp(r.val_loss),
+                    r.ensemble_loss ? fmt::format("  ensemble loss {:.4f}", *r.ensemble_loss) : "",
+                    short_duration(seconds)));
 }
 
 void Progress::note(std::string const& text) {
@@ -121,6 +123,17 @@ std::string closing_table(RunSummary const& s) {
     row("validation loss",
         fmt::format("{:.4f} (perplexity {:.2f}; best {:.4f})", *s.val_loss, std::exp(*s.val_loss),
                     s.best_val_loss.value_or(*s.val_loss)));
+  if (s.ensemble_loss)
+    row("ensemble loss", fmt::format("{:.4f} (mean over the masked models)", *s.ensemble_loss));
+  const auto shares = [](MinMeanMax const& m) {
+    return fmt::format("{:.1f} % ({:.1f} to {:.1f})", 100 * m.mean, 100 * m.min, 100 * m.max);
+  };
+  if (s.regime != "none") {
+    row("subnetworks", fmt::format("{} in {} holder sets, {} masking, coverage {:.4g}, rho {:.4f}",
+                                   s.subnetworks, s.holder_sets, s.regime, s.coverage, s.rho));
+    row("parameters per rank", shares(s.true_fraction) + " of the model");
+    row("FLOPs per rank and step", shares(s.flop_share) + " of the dense model's");
+  }
   if (s.step_ms)
     row("step time", fmt::format("{:.1f} ms (median), {} tokens/s", *s.step_ms,
                                  short_count(s.tokens_per_s.value_or(0))));
@@ -134,10 +147,9 @@ std::string closing_table(RunSummary const& s) {
   for (int i = 0; i < k_memory_categories; ++i) {
     const MinMeanMax& m = s.memory_measured[i];
     if (m.max <= 0) continue;
-    out += fmt::format(
-        "    {:<24}{:>12}{:>12}{:>12}{:>12}\n", name(static_cast<MemoryCategory>(i)),
-        s.memory_predicted[i] ? short_bytes(static_cast<double>(*s.memory_predicted[i])) : "-",
-        short_bytes(m.min), short_bytes(m.mean), short_bytes(m.max));
+    out += fmt::format("    {:<24}{:>12}{:>12}{:>12}{:>12}\n", name(static_cast<MemoryCategory>(i)),
+                       s.memory_predicted[i] ? short_bytes(*s.memory_predicted[i]) : "-",
+                       short_bytes(m.min), short_bytes(m.mean), short_bytes(m.max));
   }
   out += fmt::format("    {:<24}{:>12}{:>12}{:>12}{:>12}\n", "all of these", "",
                      short_bytes(s.memory_total.min), short_bytes(s.memory_total.mean),

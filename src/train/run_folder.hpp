@@ -16,6 +16,8 @@ class RunFolder {
 
   std::filesystem::path const& root() const { return m_root; }
   std::filesystem::path config() const { return m_root / "config.toml"; }
+  std::filesystem::path plan() const { return m_root / "plan.json"; }
+  std::filesystem::path mask() const { return m_root / "mask.json"; }
   std::filesystem::path metrics() const { return m_root / "metrics.jsonl"; }
   std::filesystem::path summary() const { return m_root / "summary.json"; }
   std::filesystem::path checkpoints() const { return m_root / "checkpoints"; }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <optional>
 
@@ -15,56 +16,30 @@
 #include "base/region.hpp"
 #include "base/timer.hpp"
 #include "checkpoint/checkpoint.hpp"
-#include "comm/exchange.hpp"
+#include "comm/delivery.hpp"
 #include "config/load.hpp"
 #include "config/names.hpp"
-#include "data/batch_reader.hpp"
-#include "kernels/core/compat.hpp"
-#include "models/llama.hpp"
-#include "optim/optimizer.hpp"
 #include "optim/schedule.hpp"
+#include "subnet/mask_json.hpp"
+#include "train/accounting.hpp"
+#include "train/arrangement.hpp"
 #include "train/evaluate.hpp"
+#include "train/evaluate_merged.hpp"
 #include "train/inputs.hpp"
-#include "train/loss_sum.hpp"
 #include "train/metrics.hpp"
+#include "train/plan.hpp"
 #include "train/progress.hpp"
+#include "train/replica_check.hpp"
 #include "train/run_folder.hpp"
+#include "train/run_setup.hpp"
 #include "train/stop_request.hpp"
-#include "train/training_state.hpp"
+#include "train/training_step.hpp"
 #include "train/watchdog.hpp"
+#include "train/worker_state.hpp"
 
 namespace sdp {
 
 namespace {
-
-/// Milliseconds that one update spent in its phases on this rank.
-struct StepTimes {
-  double step = 0, forward = 0, backward = 0, exchange = 0, optimizer = 0;
-};
-
-/// Hands finished gradients to the exchange while backward goes on. The first call also marks a
-/// gradient of which the loss is not finite, so that the average shows it to every rank.
-template <class V>
-class ExchangeObserver : public BackwardObserver {
- public:
-  ExchangeObserver(ExecSpace const& exec, Exchange<V>& exchange, LossSum& loss, View1<V> grads)
-      : m_exec(exec), m_exchange(exchange), m_loss(loss), m_grads(std::move(grads)) {}
-
-  void gradients_ready(index_t end) override {
-    if (m_first) m_loss.poison_if_not_finite(m_exec, m_grads);
-    m_first = false;
-    kernels::fence(m_exec, "sdp::train::gradients_ready");
-    m_exchange.ready(end);
-  }
-  void progress() override { m_exchange.poll(); }
-
- private:
-  ExecSpace const& m_exec;
-  Exchange<V>& m_exchange;
-  LossSum& m_loss;
-  View1<V> m_grads;
-  bool m_first = true;
-};
 
 /// Resident bytes now, with the high-water mark set back to them where the kernel allows it.
 std::int64_t resident_before_model() {
@@ -72,72 +47,37 @@ std::int64_t resident_before_model() {
   return resident_bytes();
 }
 
-/// Runs what allocates a model; a model that does not fit is an error of the deck, in one sentence.
-template <class F>
-void allocate_or_refuse(index_t parameters, std::size_t element, F&& f) {
-  try {
-    f();
-  } catch (Error const&) {
-    throw;
-  } catch (std::exception const& error) {
-    const std::string text = error.what();
-    if (dynamic_cast<std::bad_alloc const*>(&error) == nullptr &&
-        text.find("allocat") == std::string::npos)
-      throw;
-    throw ConfigError(fmt::format(
-        "out of memory: the model has {} parameters, {} of weights alone, and the memory of this "
-        "process does not hold it with its gradients, optimizer state and activations",
-        short_count(static_cast<double>(parameters)),
-        short_bytes(static_cast<double>(parameters) * static_cast<double>(element))));
-  }
-}
-
-template <class V>
-View1<V> flat_buffer(MemoryCategory category, char const* label, index_t size) {
-  MemoryScope scope(category);
-  return View1<V>(Kokkos::view_alloc(Kokkos::WithoutInitializing, std::string(label)), size);
-}
-
 /// One run on one rank.
 template <class V>
 class Trainer {
  public:
-  Trainer(World const& world, Config const& config, DataSets data, StartPoint start)
+  /// `deck` is the run's, `config` the same with the length that it comes to.
+  Trainer(World const& world, Config const& deck, Config const& config, Arrangement arrangement,
+          DataSets data, StartPoint start)
       : m_world(world),
+        m_deck(deck),
         m_config(config),
         m_folder(config.run.out_dir),
         m_metrics(m_folder.metrics()),
         m_data(std::move(data)),
-        m_resident_before(resident_before_model()),
-        m_table(llama_tensors(config.model.llama)) {
-    const index_t b = config.train.micro_batch, t = config.train.seq_len;
-    BatchPlan plan;
-    plan.global_batch = config.train.global_batch;
-    plan.micro_batch = b;
-    plan.ranks = world.size();
-    plan.rank = world.rank();
-    m_reader.emplace(
-        world.collectively([&] { return TrainReader(*m_data.train, config.run.seed, plan); }));
+        m_resident_before(resident_before_model()) {
+    m_worker.emplace(world, m_config, std::move(arrangement), m_exec);
+    m_replicas.emplace(world, m_worker->arrangement());
     world.collectively([&] {
-      allocate_or_refuse(m_table.logical_size(), sizeof(V), [&] {
-        m_weights = initial_weights<V>(m_exec, m_table, config.run.seed);
-        if (!start.init_from.empty())
-          load_weights(start.init_from, config.model.llama, m_table, m_weights);
-        m_grads =
-            flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients", m_table.size());
-        m_optimizer.emplace(config.optimizer, m_table);
-        m_model.emplace(config.model.llama, m_table, b, t, config.model.recompute, true);
-        MemoryScope scope(MemoryCategory::data);
-        m_inputs = View2<std::int32_t>("sdp::train::inputs", b, t);
-        m_targets = View2<std::int32_t>("sdp::train::targets", b, t);
-        m_losses = View1<typename Llama<V>::Accum>("sdp::train::losses", b * t);
-        if (start.resume) restore(*start.resume);
-      });
+      if (start.resume) {
+        m_worker->restore(*start.resume);
+        m_state = start.resume->info().header.state;
+        m_arranged_for = m_state.step;
+      } else if (!start.init_from.empty()) {
+        load_weights(start.init_from, config.model.llama, m_worker->subnetwork().weights,
+                     m_worker->weights());
+      } else {
+        m_worker->initialise(config.run.seed);
+      }
     });
-    m_host_inputs = Kokkos::create_mirror_view(m_inputs);
-    m_host_targets = Kokkos::create_mirror_view(m_targets);
-    m_loss_sum.emplace(b * t);
-    m_exchange.emplace(m_world, exchange_schedule(), exchange_options(), m_exec);
+    m_step.emplace(world, m_config, *m_data.train);
+    count_flops();
+    m_flops = m_update_flops * static_cast<double>(m_state.samples / config.train.global_batch);
   }
 
   /// `wall` has run since the command began; the wall-time limit counts from there.
@@ -145,7 +85,8 @@ class Trainer {
     TrainConfig const& c = m_config.train;
     m_world.collectively([&] {
       if (!m_world.is_root()) return;
-      m_folder.create(m_config);
+      m_folder.create(m_deck);
+      write_arrangement();
       m_metrics.rewind(m_state.step);
     });
     Progress progress(m_world.is_root(), m_state.step, c.steps);
@@ -159,11 +100,14 @@ class Trainer {
     if (m_state.step >= c.steps && m_data.val) run_evaluation(progress);
     while (m_state.step < c.steps) {
       watchdog.set_step(m_state.step + 1);
-      const StepTimes times = update();
-      const UpdateResult result = m_optimizer->result(m_exec);
+      if (remask_due()) remask(progress);
+      StepTimes times = m_step->update(m_exec, *m_worker, m_state.step);
+      if (settles_after(m_state.step + 1)) settle(times);
+      const UpdateResult result = m_worker->optimizer().result(m_exec);
       m_step_times.push_back(times.step);
       m_state.step += 1;
       m_state.samples += c.global_batch;
+      m_flops += m_update_flops;
       m_state.tokens += c.global_batch * c.seq_len;
       if (result.skipped) {
         m_state.skipped += 1;
@@ -171,16 +115,20 @@ class Trainer {
         if (m_world.is_root())
           log::warning(
               fmt::format("step {}: loss or gradient is not finite; update skipped", m_state.step));
-        if (nonfinite_in_a_row >= c.max_nonfinite)
+        if (nonfinite_in_a_row >= c.max_nonfinite) {
+          m_worker->exchange().finish_return();
           m_world.collectively([&] {
             throw NonFiniteError(
                 fmt::format("step {}: {} updates in a row had a loss or gradient "
                             "that is not finite (train.max_nonfinite)",
                             m_state.step, nonfinite_in_a_row));
           });
+        }
       } else {
         nonfinite_in_a_row = 0;
       }
+      if (m_config.sdp.hash_every > 0 && m_state.step % m_config.sdp.hash_every == 0)
+        m_replicas->run(m_exec, m_worker->weights());
       const bool last = m_state.step == c.steps;
       if (m_state.step % c.log_every == 0 || last) {
         record(progress, times, result, since_record.milliseconds(), m_state.step - record_step);
@@ -217,46 +165,74 @@ class Trainer {
   }
 
  private:
-  ExchangeOptions exchange_options() const {
-    ExchangeOptions options;
-    options.method = m_config.system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
-                                                                       : ReductionMethod::exchange;
-    options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
-    options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
-    return options;
+  /// Whether something after this update looks at the weights or the messages of all ranks.
+  bool settles_after(std::int64_t step) const {
+    const auto every = [&](std::int64_t period) { return period > 0 && step % period == 0; };
+    return step == m_config.train.steps || every(m_config.train.log_every) ||
+           every(m_config.train.eval_every) || every(m_config.sdp.hash_every);
+  }
+  /// Waits for the weights of the other owners, as part of the update.
+  void settle(StepTimes& times) {
+    Exchange<V>& exchange = m_worker->exchange();
+    const double before = exchange.statistics().blocked_ms;
+    exchange.finish_return();
+    const double waited = exchange.statistics().blocked_ms - before;
+    times.exchange += waited;
+    times.step += waited;
   }
 
-  ExchangeSchedule exchange_schedule() const {
-    const index_t bucket_bytes = m_config.system.bucket_mb * (index_t{1} << 20);
-    return make_schedule(dense_layout(m_table, m_world.workers()),
-                         make_buckets(m_table, bucket_bytes, sizeof(V)), m_world.worker(),
-                         GradientReturn::holders);
+  /// plan.json and mask.json of the present mask; only rank 0 calls it.
+  void write_arrangement() const {
+    write_file(m_folder.plan(), plan_json(plan_of_run(m_world, m_config, m_state.step)));
+    if (m_config.sdp.regime != Regime::none)
+      write_file(m_folder.mask(), mask_text());
+    else
+      std::filesystem::remove(m_folder.mask());
+  }
+  std::string mask_text() const {
+    Arrangement const& a = m_worker->arrangement();
+    return m_config.sdp.regime == Regime::none ? "" : mask_to_json(a.units, a.mask);
   }
 
-  void restore(CheckpointReader const& reader) {
-    reader.read(k_group_model, m_table, m_weights);
-    for (auto const& [name, moment] : m_optimizer->moments()) {
-      const std::string group = "optimizer/" + name;
-      if (!reader.has_group(group))
-        throw ConfigError("checkpoint \"" + reader.info().path + "\" has no " + group +
-                          ": it was written with another optimizer");
-      reader.read(group, m_table, moment);
-    }
-    m_state = reader.info().header.state;
-    m_optimizer->set_updates(m_state.step - m_state.skipped);
+  void count_flops() {
+    m_update_flops = static_cast<double>(m_config.train.global_batch / m_world.size()) *
+                     static_cast<double>(
+                         worker_flops(m_config, m_worker->arrangement(), m_world.worker()).total());
+  }
+
+  bool remask_due() const {
+    const std::int64_t every = m_config.sdp.remask_every;
+    return m_config.sdp.regime != Regime::none && every > 0 && m_state.step % every == 0 &&
+           m_state.step != m_arranged_for;
+  }
+
+  void remask(Progress& progress) {
+    heartbeat::phase("changing the mask");
+    m_worker->exchange().finish_return();
+    Arrangement next = m_world.collectively(
+        [&] { return arrange(m_config, m_world.workers(), m_world.node_size(), m_state.step); });
+    m_worker->rearrange(std::move(next));
+    m_replicas.emplace(m_world, m_worker->arrangement());
+    m_arranged_for = m_state.step;
+    count_flops();
+    m_world.collectively([&] {
+      if (m_world.is_root()) write_arrangement();
+    });
+    progress.note(fmt::format("step {}  new mask", m_state.step));
   }
 
   void announce(Progress& progress) {
     LlamaConfig const& m = m_config.model.llama;
     progress.note(fmt::format(
-        "{} on {} rank{}: LLaMA with {} parameters (V {}, D {}, L {}, H {}/{}, F {}), {}, batch {} "
+        "{} on {} rank{}: LLaMA with {} parameters (V {}, D {}, L {}, H {}/{}, F {}), {}, batch "
+        "{} "
         "x "
         "{} tokens = {} x {} x {} accumulated",
         m_config.run.name, m_world.size(), m_world.size() == 1 ? "" : "s",
-        short_count(static_cast<double>(m_table.logical_size())), m.vocab_size, m.hidden_size,
-        m.num_layers, m.num_heads, m.num_kv_heads, m.intermediate_size,
+        short_count(static_cast<double>(m_worker->subnetwork().weights.logical_size())),
+        m.vocab_size, m.hidden_size, m.num_layers, m.num_heads, m.num_kv_heads, m.intermediate_size,
         to_string(m_config.run.precision), m_config.train.global_batch, m_config.train.seq_len,
-        m_world.size(), m_config.train.micro_batch, m_reader->plan().accumulation()));
+        m_world.size(), m_config.train.micro_batch, m_step->plan().accumulation()));
     progress.note(fmt::format(
         "training data: {} tokens in {} shard{}, {:.2f} epochs in {} steps{}",
         short_count(static_cast<double>(m_data.train->num_tokens())), m_data.train->num_shards(),
@@ -266,51 +242,14 @@ class Trainer {
             static_cast<double>(m_data.train->num_samples()),
         m_config.train.steps,
         m_state.step > 0 ? fmt::format(" (continued after step {})", m_state.step) : ""));
-  }
-
-  /// Forward, backward, exchange and optimizer of update m_state.step (from 0).
-  StepTimes update() {
-    Region region("sdp::train::step");
-    StepTimes times;
-    const Timer step;
-    const index_t accumulation = m_reader->plan().accumulation();
-    const index_t b = m_config.train.micro_batch, t = m_config.train.seq_len;
-    const double grad_scale = 1.0 / static_cast<double>(accumulation * b * t);
-    m_loss_sum->reset(m_exec);
-    ExchangeObserver<V> observer(m_exec, *m_exchange, *m_loss_sum, m_grads);
-    const typename Llama<V>::Tokens inputs(m_inputs), targets(m_targets);
-    for (index_t m = 0; m < accumulation; ++m) {
-      const bool last = m + 1 == accumulation;
-      heartbeat::phase("reading data");
-      m_world.collectively(
-          [&] { m_reader->read(m_state.step, m, m_host_inputs.data(), m_host_targets.data()); });
-      // Receives are open from here on, so nothing that throws on all ranks may come after it.
-      if (last) m_exchange->begin(m_grads);
-      heartbeat::phase("forward and backward");
-      Kokkos::deep_copy(m_exec, m_inputs, m_host_inputs);
-      Kokkos::deep_copy(m_exec, m_targets, m_host_targets);
-      Timer phase;
-      m_model->forward(m_exec, m_weights, inputs);
-      times.forward += phase.milliseconds();
-      phase.reset();
-      m_model->loss_backward(m_exec, m_weights, targets, grad_scale, m > 0, m_grads, m_losses,
-                             m_config.train.label_smoothing);
-      m_loss_sum->add(m_exec, m_losses);
-      m_model->backward(m_exec, m_weights, inputs, m > 0, m_grads, last ? &observer : nullptr);
-      times.backward += phase.milliseconds();
-    }
-    heartbeat::phase("exchange");
-    m_exchange->finish();
-    heartbeat::phase("update");
-    times.exchange = m_exchange->statistics().blocked_ms;
-    const Timer phase;
-    const double lr = m_config.optimizer.lr *
-                      schedule_factor(m_config.schedule, m_config.train.steps, m_state.step + 1);
-    m_optimizer->update(m_exec, lr, m_grads, m_weights);
-    kernels::fence(m_exec, "sdp::train::step_end");
-    times.optimizer = phase.milliseconds();
-    times.step = step.milliseconds();
-    return times;
+    if (m_config.sdp.regime != Regime::none)
+      progress.note(describe_subnetworks(m_config, m_worker->arrangement()));
+    if (m_deck.train.match == Match::flops && m_config.train.steps != m_deck.train.steps)
+      progress.note(fmt::format("{} updates spend the FLOPs of {} dense ones", m_config.train.steps,
+                                m_deck.train.steps));
+    if (m_world.is_root())
+      for (std::string const& warning : m_worker->arrangement().mask.warnings)
+        log::warning(warning);
   }
 
   bool stop_wanted(StopRequest const& stop, double wall_seconds) const {
@@ -328,15 +267,12 @@ class Trainer {
 
   void record(Progress& progress, StepTimes const& times, UpdateResult const& result,
               double elapsed_ms, std::int64_t steps) {
-    // One sum per rank, added in rank order: the same bits wherever it is computed.
-    double loss = 0;
-    for (double part : m_world.all_gather(m_loss_sum->value(m_exec))) loss += part;
     const double targets =
         static_cast<double>(m_config.train.global_batch * m_config.train.seq_len);
-    ExchangeStatistics const& traffic = m_exchange->statistics();
+    ExchangeStatistics const& traffic = m_worker->exchange().statistics();
     TrainRecord r;
     r.step = m_state.step;
-    r.loss = loss / targets;
+    r.loss = m_step->loss(m_exec);
     r.grad_norm = result.grad_norm;
     r.lr = m_config.optimizer.lr *
            schedule_factor(m_config.schedule, m_config.train.steps, m_state.step);
@@ -370,17 +306,45 @@ class Trainer {
     const Timer timer;
     EvalRecord r;
     r.step = m_state.step;
-    r.val_loss =
-        evaluate(m_world, m_exec, *m_model, m_weights, *m_data.val, m_config.train.global_batch,
-                 m_config.train.micro_batch, m_config.train.eval_batches)
-            .val_loss;
+    m_worker->exchange().finish_return();
+    TrainConfig const& c = m_config.train;
+    if (m_config.sdp.regime == Regime::forward) {
+      r.ensemble_loss = evaluate_ensemble(m_world, m_exec, m_worker->model(), m_worker->weights(),
+                                          m_worker->arrangement().subnetwork_of_worker, *m_data.val,
+                                          c.global_batch, c.micro_batch, c.eval_batches);
+      r.val_loss = merged_loss();
+    } else {
+      r.val_loss = evaluate(m_world, m_exec, m_worker->model(), m_worker->weights(), *m_data.val,
+                            c.global_batch, c.micro_batch, c.eval_batches)
+                       .val_loss;
+    }
     m_val_loss = r.val_loss;
+    m_ensemble_loss = r.ensemble_loss;
     if (std::isfinite(r.val_loss))
       m_state.best_val_loss = std::min(m_state.best_val_loss.value_or(r.val_loss), r.val_loss);
     m_world.collectively([&] {
       if (m_world.is_root()) m_metrics.append(r);
     });
     progress.evaluation(r, timer.seconds());
+  }
+
+  /// Loss of the merged model, in the memory that activations and gradients have during an
+  /// update.
+  double merged_loss() {
+    Arrangement const& a = m_worker->arrangement();
+    DeliveryOptions options;
+    options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
+    options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
+    Delivery<V> delivery(m_world, options, m_exec);
+    const DeliverySource source = owned_source(a.layout, a.buckets, BufferLayout::weights);
+    const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
+                                m_worker->weights(), source};
+    m_worker->release_model();
+    const EvalResult result = evaluate_merged(
+        m_world, m_exec, delivery, merged, m_worker->grads(), *m_data.val,
+        m_config.train.global_batch, m_config.train.micro_batch, m_config.train.eval_batches);
+    m_worker->rebuild_model();
+    return result.val_loss;
   }
 
   void save(Progress& progress) {
@@ -390,16 +354,12 @@ class Trainer {
     header.model = m_config.model;
     header.state = m_state;
     header.state.data_tokens = m_data.train->num_tokens();
-    header.deck = to_toml(m_config);
-    std::vector<FlatRange> owned;
-    for (OwnedRange const& range : m_exchange->schedule().owned)
-      owned.push_back({range.gradients.begin, range.gradients.end});
-    std::vector<CheckpointBuffer<V>> buffers;
-    buffers.push_back(checkpoint_buffer<V>(k_group_model, m_table, owned, m_weights));
-    for (auto const& [name, moment] : m_optimizer->moments())
-      buffers.push_back(checkpoint_buffer<V>("optimizer/" + name, m_table, owned, moment));
-    const SavedCheckpoint saved = save_checkpoint(m_world, m_folder.checkpoints().string(),
-                                                  m_config.checkpoint.keep, header, buffers);
+    header.deck = to_toml(m_deck);
+    header.mask = mask_text();
+    m_worker->exchange().finish_return();
+    const SavedCheckpoint saved =
+        save_checkpoint(m_world, m_folder.checkpoints().string(), m_config.checkpoint.keep, header,
+                        m_worker->checkpoint_buffers());
     m_world.collectively([&] {
       if (m_world.is_root())
         m_metrics.append(CheckpointRecord{m_state.step, saved.path, saved.seconds, saved.bytes});
@@ -416,8 +376,8 @@ class Trainer {
     s.tokens = m_state.tokens;
     s.val_loss = m_val_loss;
     s.best_val_loss = m_state.best_val_loss;
+    s.ensemble_loss = m_ensemble_loss;
     s.wall_seconds = m_world.max(wall_seconds);
-    s.parameters = m_table.logical_size();
     s.skipped = m_state.skipped;
     s.checkpoints = list_checkpoints(m_folder.checkpoints().string());
     if (!m_step_times.empty()) {
@@ -427,26 +387,9 @@ class Trainer {
       s.tokens_per_s = static_cast<double>(m_config.train.global_batch * m_config.train.seq_len) /
                        (*s.step_ms * 1e-3);
     }
-    const double tokens_per_rank =
-        static_cast<double>(m_state.tokens) / static_cast<double>(m_world.size());
-    s.flops_per_rank = m_world.min_mean_max(
-        tokens_per_rank * llama_flops_per_token(m_config.model.llama, m_config.train.seq_len));
-    for (int i = 0; i < k_memory_categories; ++i) {
-      const auto usage = memory_ledger::usage(static_cast<MemoryCategory>(i));
-      s.memory_measured[i] = m_world.min_mean_max(static_cast<double>(usage.peak));
-    }
-    const std::int64_t flat = m_table.size() * static_cast<std::int64_t>(sizeof(V));
-    s.memory_predicted[static_cast<int>(MemoryCategory::weights)] = flat;
-    s.memory_predicted[static_cast<int>(MemoryCategory::gradients)] = flat;
-    s.memory_predicted[static_cast<int>(MemoryCategory::optimizer)] =
-        flat * static_cast<std::int64_t>(m_optimizer->moments().size());
-    s.memory_total = m_world.min_mean_max(static_cast<double>(memory_ledger::total().peak));
-    s.process_peak_bytes = m_world.min_mean_max(static_cast<double>(peak_resident_bytes()));
+    account(m_world, m_config, *m_worker, m_flops, s);
     s.process_model_bytes =
         m_world.min_mean_max(static_cast<double>(peak_resident_bytes() - m_resident_before));
-    const double ranks = m_world.size();
-    s.sent_bytes_predicted =
-        2.0 * (1.0 - 1.0 / ranks) * static_cast<double>(m_table.logical_size()) * sizeof(V);
     s.sent_bytes_measured = m_sent_bytes;
     m_world.collectively([&] {
       if (m_world.is_root()) write_file(m_folder.summary(), to_json(s));
@@ -455,43 +398,31 @@ class Trainer {
   }
 
   World const& m_world;
+  Config m_deck;
   Config m_config;
   RunFolder m_folder;
   MetricsLog m_metrics;
   DataSets m_data;
   ExecSpace m_exec;
   std::int64_t m_resident_before;
-  ParameterTable m_table;
   TrainingState m_state;
-  View1<V> m_weights;                                          // (n)
-  View1<V> m_grads;                                            // (n)
-  View2<std::int32_t> m_inputs;                                // (B,T)
-  View2<std::int32_t> m_targets;                               // (B,T)
-  kernels::host_mirror_t<View2<std::int32_t>> m_host_inputs;   // (B,T)
-  kernels::host_mirror_t<View2<std::int32_t>> m_host_targets;  // (B,T)
-  View1<typename Llama<V>::Accum> m_losses;                    // (B*T)
-  std::optional<TrainReader> m_reader;
-  std::optional<Optimizer<V>> m_optimizer;
-  std::optional<Llama<V>> m_model;
-  std::optional<LossSum> m_loss_sum;
-  std::optional<Exchange<V>> m_exchange;
+  std::optional<WorkerState<V>> m_worker;
+  std::optional<ReplicaCheck<V>> m_replicas;
+  std::optional<TrainingStep<V>> m_step;
+  std::int64_t m_arranged_for = 0;   // update that the mask was made for
+  double m_update_flops = 0;         // of this rank in one update
+  double m_flops = 0;                // of this rank; those of earlier starts as with this mask
   std::vector<double> m_step_times;  // (updates) ms
   std::optional<double> m_val_loss;
+  std::optional<double> m_ensemble_loss;
   std::optional<double> m_sent_bytes;
 };
 
-template <class V>
-TrainEnd train_as(World const& world, Config const& config, DataSets data, StartPoint start,
-                  Timer const& wall) {
-  Trainer<V> trainer(world, config, std::move(data), std::move(start));
-  return trainer.run(wall);
-}
-
-}  // namespace
-
-TrainEnd train(World const& world, Config const& config) {
+TrainEnd train_in(World const& world, Config const& deck) {
   const Timer wall;
-  DataSets data = open_data(world, config, true);
+  DataSets data = open_data(world, deck, true);
+  RunSetup setup = set_up_run(world, deck);
+  Config const& config = setup.config;
   StartPoint start = find_start(world, config, *data.train);
   if (start.finished) {
     if (world.is_root())
@@ -499,9 +430,24 @@ TrainEnd train(World const& world, Config const& config) {
                  config.train.steps);
     return TrainEnd::finished;
   }
-  return config.run.precision == Precision::fp64
-             ? train_as<double>(world, config, std::move(data), std::move(start), wall)
-             : train_as<float>(world, config, std::move(data), std::move(start), wall);
+  if (start.resume && config.sdp.remask_every > 0)
+    setup.arrangement = world.collectively([&] {
+      return arrange(deck, world.workers(), world.node_size(),
+                     start.resume->info().header.state.step);
+    });
+  const auto run = [&]<class V>(V) {
+    Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), std::move(data),
+                       std::move(start));
+    return trainer.run(wall);
+  };
+  return config.run.precision == Precision::fp64 ? run(double()) : run(float());
+}
+
+}  // namespace
+
+TrainEnd train(World const& world, Config const& deck) {
+  const std::optional<World> declared = declared_world(world, deck);
+  return train_in(declared ? *declared : world, deck);
 }
 
 }  // namespace sdp

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/training_state.hpp"
 
-#include "base/memory_ledger.hpp"
 #include "kernels/random/fill.hpp"
 
 namespace sdp {
 
 template <class V>
-View1<V> initial_weights(ExecSpace const& exec, ParameterTable const& table, std::uint64_t seed) {
-  MemoryScope scope(MemoryCategory::weights);
-  View1<V> weights(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::train::weights"),
-                   table.size());
+void initial_weights(ExecSpace const& exec, ParameterTable const& table, std::uint64_t seed,
+                     View1<V> const& weights) {
   for (Span const& span : table.spans()) {
     TensorSpec const& tensor = table.tensors()[span.tensor];
     const Window1<V> part(weights.data() + span.offset, span.rows * tensor.cols);
@@ -27,12 +24,11 @@ View1<V> initial_weights(ExecSpace const& exec, ParameterTable const& table, std
         break;
     }
   }
-  return weights;
 }
 
-template View1<float> initial_weights<float>(ExecSpace const&, ParameterTable const&,
-                                             std::uint64_t);
-template View1<double> initial_weights<double>(ExecSpace const&, ParameterTable const&,
-                                               std::uint64_t);
+template void initial_weights<float>(ExecSpace const&, ParameterTable const&, std::uint64_t,
+                                     View1<float> const&);
+template void initial_weights<double>(ExecSpace const&, ParameterTable const&, std::uint64_t,
+                                      View1<double> const&);
 
 }  // namespace sdp

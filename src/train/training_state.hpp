@@ -8,14 +8,16 @@
 
 namespace sdp {
 
-/// Flat buffer of n = table.size() elements with the initial weights of a run: element e of a
-/// tensor depends on (seed, tensor name, e) alone, so every rank count starts from the same model.
+/// Overwrites a flat buffer of table.size() elements with the initial weights of a run: element e
+/// of a tensor depends on (seed, tensor name, e) alone, so every rank count and every subnetwork
+/// starts from the same model.
 template <class V>
-View1<V> initial_weights(ExecSpace const& exec, ParameterTable const& table, std::uint64_t seed);
+void initial_weights(ExecSpace const& exec, ParameterTable const& table, std::uint64_t seed,
+                     View1<V> const& weights);
 
-extern template View1<float> initial_weights<float>(ExecSpace const&, ParameterTable const&,
-                                                    std::uint64_t);
-extern template View1<double> initial_weights<double>(ExecSpace const&, ParameterTable const&,
-                                                      std::uint64_t);
+extern template void initial_weights<float>(ExecSpace const&, ParameterTable const&, std::uint64_t,
+                                            View1<float> const&);
+extern template void initial_weights<double>(ExecSpace const&, ParameterTable const&, std::uint64_t,
+                                             View1<double> const&);
 
 }  // namespace sdp

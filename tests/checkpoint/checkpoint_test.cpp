@@ -63,7 +63,7 @@ CheckpointHeader wide_header() {
 }
 
 /// The r-th of n parts of [0, size), cut without regard to rows.
-FlatRange part(index_t size, int r, int n) {
+IndexRange part(index_t size, int r, int n) {
   return {size * r / n, size * (r + 1) / n};
 }
 
@@ -162,7 +162,7 @@ TEST(Checkpoint, OwnersOfInterleavedRowsAndPackedMoments) {
       held[t].push_back({0, row, std::min<index_t>(3, tensors[t].rows - row), 0, 0});
   }
   const ParameterTable table(tensors, held);
-  std::vector<FlatRange> owned;
+  std::vector<IndexRange> owned;
   for (Span const& span : table.spans()) {
     index_t begin = 0;
     index_t end = span.rows * tensors[span.tensor].cols;
@@ -174,11 +174,11 @@ TEST(Checkpoint, OwnersOfInterleavedRowsAndPackedMoments) {
   }
   // The moments exist for the owned ranges only.
   index_t packed_size = 0;
-  for (FlatRange const& range : owned) packed_size += range.end - range.begin;
+  for (IndexRange const& range : owned) packed_size += range.end - range.begin;
   View1<float> packed("packed", packed_size);
   const View1<float> whole = filled<float>(table, 1);
   index_t at = 0;
-  for (FlatRange const& range : owned)
+  for (IndexRange const& range : owned)
     for (index_t i = range.begin; i < range.end; ++i) packed(at++) = whole(i);
   write_checkpoint<float>(
       &world, folder / "a.h5", header,
@@ -215,13 +215,13 @@ TEST(Checkpoint, ElementsNotWrittenOnceAreAnErrorOnEveryRank) {
   const ParameterTable table(tensors_of(header.model));
   const View1<float> flat = filled<float>(table, 0);
   const index_t size = table.size();
-  auto attempt = [&](std::vector<FlatRange> const& owned) {
+  auto attempt = [&](std::vector<IndexRange> const& owned) {
     return error_of([&] {
       write_checkpoint<float>(&world, folder / "a.h5", header,
                               {checkpoint_buffer<float>(k_group_model, table, owned, flat)});
     });
   };
-  const FlatRange mine = part(size, world.rank(), world.size());
+  const IndexRange mine = part(size, world.rank(), world.size());
   const bool last = world.rank() == world.size() - 1;
   EXPECT_THAT(attempt({{mine.begin, last ? mine.end - 1 : mine.end}}),
               HasSubstr("443 elements of /model/model.embed_tokens.weight, which do not cover its "
@@ -229,7 +229,7 @@ TEST(Checkpoint, ElementsNotWrittenOnceAreAnErrorOnEveryRank) {
   EXPECT_THAT(attempt({mine, {0, world.is_root() ? 1 : 0}}),
               HasSubstr("445 elements of /model/lm_head.weight"));
   // One element twice and one never: the count alone would not tell.
-  std::vector<FlatRange> shifted{mine};
+  std::vector<IndexRange> shifted{mine};
   if (world.is_root()) shifted = {{1, mine.end}, {4, 5}};
   EXPECT_THAT(attempt(shifted), HasSubstr("444 elements of /model/lm_head.weight, which do not"));
   EXPECT_THAT(attempt({{mine.begin, last ? size + 1 : mine.end}}), HasSubstr("lies outside"));

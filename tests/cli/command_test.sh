@@ -42,7 +42,7 @@ for library in 'Kokkos +[0-9]+\.' 'MPI +[^ ]' 'HDF5 +[0-9]+\.'; do
   check "--version has $library" says "$library"
 done
 run "help" 0 --help
-for command in train eval export import info tokenize sample; do
+for command in train eval plan export import info tokenize sample; do
   check "--help lists $command" says "^ +$command "
 done
 run "help of a command" 0 train --help
@@ -81,6 +81,20 @@ done
 
 # ---- a run to its end ----
 write_deck
+before=$(listing)
+halves=(sdp.regime=forward sdp.coverage=0.5 sdp.subnetworks=2)
+run "plan" 0 plan deck.toml --ranks 8 "${halves[@]}"
+check "DDP and ZeRO beside it" says 'DDP +ZeRO-1 +ZeRO-2 +ZeRO-3$'
+run "plan as JSON" 0 plan deck.toml --ranks 4 "${halves[@]}" --json
+check "one JSON object" one_object "$scratch/out"
+check "ranks of the plan" test "$(value ranks "$scratch/out")" = 4
+run "plan for too many ranks" 2 plan deck.toml --ranks 16
+run "plan for no rank" 2 plan deck.toml --ranks 0
+run "plan on a machine that is not there" 2 plan deck.toml --ranks 4 --machine nowhere.toml
+check "nothing is written" unchanged "$before"
+run "plan to a folder" 0 plan deck.toml --ranks 4 "${halves[@]}" --out plans/four
+check "the plan" test -s plans/four/plan.json
+check "the mask" test -s plans/four/mask.json
 on 2
 before=$(listing)
 run "dry run" 0 train deck.toml --dry-run --json

@@ -36,8 +36,8 @@ class DeckFile : public ::testing::Test {
 TEST_F(DeckFile, LoadsWithOverridesAndRefusals) {
   const std::string path = write(llama_deck());
   EXPECT_EQ(load_deck(path, {"train.steps=7"}, {}).train.steps, 7);
-  EXPECT_THAT(error_of([&] { load_deck(path, {"sdp.regime=forward"}, {}); }),
-              HasSubstr(path + ": sdp.regime is \"forward\", which is not available"));
+  EXPECT_THAT(error_of([&] { load_deck(path, {"run.precision=bf16"}, {}); }),
+              HasSubstr(path + ": run.precision is \"bf16\", which is not available"));
   EXPECT_THAT(error_of([&] { load_deck(path, {"train.steps=0"}, {}); }),
               HasSubstr("command line: train.steps is 0"));
 }

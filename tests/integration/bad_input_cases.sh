@@ -35,8 +35,49 @@ fi
 refuse_deck "sizes that overflow" "parameters" model.hidden_size=16777216 \
   model.intermediate_size=16777216 model.num_layers=65536
 refuse_deck "key of the other model kind" "model.width|resnet18" model.width=64
-refuse_deck "what this version does not do" "sdp.regime|not available in this version" \
-  sdp.regime=forward
+refuse_deck "what this version does not do" "run.precision|not available in this version" \
+  run.precision=bf16
+
+# ---- subnetworks ----
+accept "run that writes a mask" train deck.toml run.out_dir=masked model.num_layers=2 \
+  sdp.regime=forward train.steps=1
+mv masked/mask.json data/mask.json
+rm -rf masked
+refuse_deck "more subnetworks than ranks" "sdp.subnetworks is 16|at most|$ranks" \
+  sdp.regime=forward sdp.subnetworks=16 sdp.coverage=0.5
+refuse_deck "coverage above 1" "sdp.coverage is 1.5|1" sdp.regime=forward sdp.coverage=1.5
+refuse_deck "protection of more than the model" "sdp.protect_first 2 + sdp.protect_last 9|blocks" \
+  sdp.regime=forward sdp.protect_first=2 sdp.protect_last=9
+refuse_deck "neuron group that does not divide" \
+  "sdp.neuron_group is 7|model.intermediate_size|nearest" \
+  sdp.regime=forward sdp.level=neuron sdp.neuron_group=7
+accept "that neuron group at block level" train deck.toml run.out_dir=accepted sdp.regime=forward \
+  sdp.neuron_group=7 train.steps=1
+rm -rf accepted
+refuse_deck "mask file that is not there" "none.json|no such file" \
+  sdp.regime=forward sdp.mask_file=none.json
+refuse_deck "deck as mask file" "deck.toml|mask" sdp.regime=forward sdp.mask_file=deck.toml
+refuse_deck "mask of another model" "data/mask.json|units" \
+  sdp.regime=forward sdp.mask_file=data/mask.json
+refuse_deck "mask file beside changing masks" "sdp.mask_file|sdp.remask_every" \
+  sdp.regime=forward sdp.mask_file=data/mask.json sdp.remask_every=5
+refuse_deck "nodes that the ranks do not fill" "system.ranks_per_node|3|$ranks" \
+  system.ranks_per_node=3
+if ((ranks == 1)); then
+  refuse_deck "one subnetwork that drops units" "sdp.coverage 0.5|sdp.subnetworks 1" \
+    sdp.regime=backward sdp.coverage=0.5
+else
+  refuse_deck "coverage that is no multiple of 1/N" "sdp.coverage 0.3|nearest coverage is 0.25" \
+    sdp.regime=forward sdp.subnetworks=4 sdp.coverage=0.3
+  refuse_deck "coverage below 1/N" "sdp.coverage 0.1|nearest coverage is 0.25" \
+    sdp.regime=backward sdp.level=neuron sdp.subnetworks=4 sdp.coverage=0.1
+  refuse_deck "design that does not exist" "plane" \
+    sdp.regime=forward sdp.subnetworks=4 sdp.coverage=0.5 sdp.design=plane
+  refuse_deck "all-reduce between subnetworks" "system.reduction" \
+    sdp.regime=forward sdp.subnetworks=4 sdp.coverage=0.5 system.reduction=allreduce
+  refuse_deck "placement that leaves a subnetwork without ranks" "node_aligned" \
+    sdp.regime=forward sdp.subnetworks=4 sdp.coverage=0.5 sdp.placement=node_aligned
+fi
 
 # ---- data ----
 refuse_deck "empty glob" 'data.train|data/none_*.bin' 'data.train=["data/none_*.bin"]'
@@ -53,6 +94,8 @@ refuse_deck "too little data for a sample" "data.train" 'data.train=["data/short
 
 touched=runs refuse "token outside the vocabulary" 3 "data/token.bin|600|1324|512" train deck.toml \
   'data.train=["data/token.bin"]' train.steps=20
+touched=runs refuse "token outside the vocabulary while weights return" 3 "data/token.bin|600" \
+  train deck.toml 'data.train=["data/token.bin"]' train.steps=20 optimizer.sharding=holders
 touched=runs refuse "validation token outside the vocabulary" 3 "data/token.bin|600|1324" \
   train deck.toml 'data.val=["data/token.bin"]'
 rm -rf runs
@@ -108,7 +151,7 @@ fi
 
 if ((ranks > 1)); then
   refuse "a command of one process under a launcher" 2 "info" info used/checkpoints
-  refuse "help is not asked of Kokkos" 2 "none.toml" train none.toml --kokkos-threads=1
+  refuse "help is not asked of Kokkos" 2 "none.toml" train none.toml --kokkos-disable-warnings
 fi
 
 # ---- a full disk ----

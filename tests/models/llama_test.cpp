@@ -201,7 +201,7 @@ void follows_recorded_run(double tolerance) {
   const auto shape = reference.shape("tokens");  // (updates, B, T)
   const index_t b = shape[1], t = shape[2];
   Dense<V> dense(reference, b, t, Recompute::none);
-  Optimizer<V> optimizer(reference.optimizer(), dense.table);
+  Optimizer<V> optimizer(reference.optimizer(), UpdateScope::whole(dense.table));
   const auto tokens = reference.integers("tokens"), targets = reference.integers("targets");
   const auto losses = reference.values("loss"), norms = reference.values("grad_norm");
   const auto rates = reference.values("lr");
@@ -216,6 +216,7 @@ void follows_recorded_run(double tolerance) {
     dense.model.loss_backward(dense.exec, dense.weights, out, 1.0 / static_cast<double>(b * t),
                               false, dense.grads, dense.losses);
     dense.model.backward(dense.exec, dense.weights, in, false, dense.grads, nullptr);
+    optimizer.measure(dense.exec, dense.grads);
     optimizer.update(dense.exec, lr, dense.grads, dense.weights);
     const UpdateResult result = optimizer.result(dense.exec);
     const double loss = dense.loss_sum() / static_cast<double>(b * t);

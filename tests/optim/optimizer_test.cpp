@@ -60,7 +60,7 @@ void follows_pytorch(Variant const& variant, double tolerance) {
   const auto expected = reference.values(std::string(variant.name) + ".param");
   const auto n = static_cast<index_t>(start.size());
   const ParameterTable table({tensor("p", 1, n, true)});
-  Optimizer<V> optimizer(variant.config, table);
+  Optimizer<V> optimizer(variant.config, UpdateScope::whole(table));
   ExecSpace exec;
   View1<V> weights("weights", n), grad("grad", n);
   auto host_weights = Kokkos::create_mirror_view(weights);
@@ -70,6 +70,7 @@ void follows_pytorch(Variant const& variant, double tolerance) {
     auto host_grad = Kokkos::create_mirror_view(grad);
     for (index_t i = 0; i < n; ++i) host_grad(i) = static_cast<V>(grads[step * n + i]);
     Kokkos::deep_copy(grad, host_grad);
+    optimizer.measure(exec, grad);
     optimizer.update(exec, rates[step], grad, weights);
     ASSERT_FALSE(optimizer.result(exec).skipped);
     auto now = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), weights);
@@ -97,7 +98,7 @@ TEST(Optimizer, EveryVariantFollowsPyTorch) {
 struct Small {
   explicit Small(OptimizerConfig const& config)
       : table({tensor("a", 3, 4, true), tensor("b", 1, 5, false)}),
-        optimizer(config, table),
+        optimizer(config, UpdateScope::whole(table)),
         weights("weights", table.size()),
         grads("grads", table.size()) {
     Kokkos::deep_copy(weights, 1.0);
@@ -114,6 +115,7 @@ TEST(Optimizer, ClipsByOneGlobalNorm) {
   config.grad_clip = 0.5;
   Small s(config);
   Kokkos::deep_copy(s.grads, 2.0);
+  s.optimizer.measure(s.exec, s.grads);
   s.optimizer.update(s.exec, 1.0, s.grads, s.weights);
   const double norm = 2.0 * std::sqrt(17.0);
   EXPECT_NEAR(s.optimizer.result(s.exec).grad_norm, norm, 1e-12);
@@ -126,6 +128,7 @@ TEST(Optimizer, DecaysMatricesOnlyUnlessToldOtherwise) {
     OptimizerConfig config = adamw(0.9, 0.95, 1e-8, 0.5);
     config.decay = decay;
     Small s(config);
+    s.optimizer.measure(s.exec, s.grads);
     s.optimizer.update(s.exec, 0.1, s.grads, s.weights);
     (void)s.optimizer.result(s.exec);
     auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), s.weights);
@@ -141,6 +144,7 @@ TEST(Optimizer, NonFiniteGradientChangesNothingAndDoesNotCount) {
     auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), s.grads);
     host(7) = bad;
     Kokkos::deep_copy(s.grads, host);
+    s.optimizer.measure(s.exec, s.grads);
     s.optimizer.update(s.exec, 0.1, s.grads, s.weights);
     EXPECT_TRUE(s.optimizer.result(s.exec).skipped);
     EXPECT_EQ(s.optimizer.updates(), 0);
@@ -152,6 +156,76 @@ TEST(Optimizer, NonFiniteGradientChangesNothingAndDoesNotCount) {
       EXPECT_EQ(moment(i), 0.0);
     }
   }
+}
+
+std::vector<double> to_host(View1<double> const& view) {
+  const auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), view);
+  return {host.data(), host.data() + host.extent(0)};
+}
+
+View1<double> ramp(index_t size, double start, double step) {
+  View1<double> view("ramp", size);
+  const auto host = Kokkos::create_mirror_view(view);
+  for (index_t i = 0; i < size; ++i)
+    host(i) = start + step * static_cast<double>(i) * static_cast<double>(i % 7);
+  Kokkos::deep_copy(view, host);
+  return view;
+}
+
+void add_digits(Optimizer<double> const& from, Optimizer<double> const& to) {
+  const auto a = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), from.norm_digits());
+  const auto b = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), to.norm_digits());
+  for (std::size_t i = 0; i < a.extent(0); ++i) b(i) += a(i);
+  Kokkos::deep_copy(to.norm_digits(), b);
+}
+
+TEST(Optimizer, ShardsTogetherHaveTheBitsOfTheWhole) {
+  const ParameterTable table({tensor("a", 6, 4, true), tensor("b", 1, 5, false)});
+  for (OptimizerConfig config : {adamw(0.9, 0.95, 1e-8, 0.5), sgd(0.9, true, 0.1)}) {
+    config.grad_clip = 0.5;
+    ExecSpace exec;
+    Optimizer<double> whole(config, UpdateScope::whole(table));
+    Optimizer<double> first(config, {table, table, {{4, 12}, {24, 29}}, true});
+    Optimizer<double> second(config, {table, table, {{0, 4}, {12, 24}}, true});
+    EXPECT_EQ(first.moments()[0].second.extent(0), 13u);
+    EXPECT_EQ(second.moments()[0].second.extent(0), 16u);
+    const auto expected = ramp(29, 1.0, 0.125), got = ramp(29, 1.0, 0.125);
+    for (int step = 0; step < 3; ++step) {
+      const auto grads = ramp(29, 0.3 * step - 0.2, 0.01);
+      for (auto* optimizer : {&whole, &first, &second}) optimizer->measure(exec, grads);
+      add_digits(first, second);
+      Kokkos::deep_copy(first.norm_digits(), second.norm_digits());
+      whole.update(exec, 0.1, grads, expected);
+      first.update(exec, 0.1, grads, got);
+      second.update(exec, 0.1, grads, got);
+      const double norm = whole.result(exec).grad_norm;
+      EXPECT_EQ(first.result(exec).grad_norm, norm);
+      EXPECT_EQ(second.result(exec).grad_norm, norm);
+      EXPECT_EQ(to_host(got), to_host(expected));
+    }
+  }
+}
+
+TEST(Optimizer, WeightsMayHoldMoreThanGradients) {
+  const std::vector<TensorSpec> tensors{tensor("a", 6, 4, true), tensor("b", 1, 5, false)};
+  const ParameterTable weights(tensors);
+  const ParameterTable grads(tensors, {{{0, 1, 2, 0, 7}, {0, 4, 1, 0, 8}}, {{1, 0, 1, 0, -1}}});
+  ASSERT_EQ(grads.size(), 17);
+  ExecSpace exec;
+  Optimizer<double> optimizer(sgd(0.0, false, 0.0), {grads, weights, {{0, 17}}, false});
+  const auto g = ramp(17, 0.5, 0.25), w = ramp(29, 1.0, 0.125);
+  const auto before = to_host(w), gradient = to_host(g);
+  optimizer.measure(exec, g);
+  optimizer.update(exec, 1.0, g, w);
+  (void)optimizer.result(exec);
+  const auto after = to_host(w);
+  for (std::size_t i = 0; i < 29; ++i) {
+    const bool held = (i >= 4 && i < 12) || (i >= 16 && i < 20) || i >= 24;
+    const std::size_t at = i < 12 ? i - 4 : i < 20 ? i - 8 : i - 12;
+    EXPECT_EQ(after[i], held ? before[i] - gradient[at] : before[i]) << i;
+  }
+  EXPECT_THROW(Optimizer<double>(sgd(0.0, false, 0.0), {weights, grads, {{0, 29}}, false}),
+               std::invalid_argument);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 #include "train/evaluate.hpp"
 
 #include "tests/train/run_fixture.hpp"
-#include "train/training_state.hpp"
 
 namespace sdp {
 namespace {
@@ -13,7 +12,7 @@ class Evaluate : public test::RunFixture {
     const Config config = deck(m_self, "unused");
     const ParameterTable table(llama_tensors(config.model.llama));
     const ExecSpace exec;
-    const auto weights = initial_weights<double>(exec, table, 7);
+    const auto weights = initial<double>(exec, table, 7);
     Llama<double> model(config.model.llama, table, micro_batch, 9, Recompute::none, false);
     TokenDataset data("data.val", {(m_folder / "val.bin").string()}, TokenFormat::automatic, 9,
                       k_vocab);

@@ -18,6 +18,7 @@
 #include "config/load.hpp"
 #include "models/llama_tensors.hpp"
 #include "train/trainer.hpp"
+#include "train/training_state.hpp"
 
 namespace sdp::test {
 
@@ -113,6 +114,14 @@ warmup_steps = 4
       all.insert(all.end(), part.begin(), part.end());
     }
     return all;
+  }
+
+  /// Initial weights in a buffer of their own.
+  template <class V>
+  static View1<V> initial(ExecSpace const& exec, ParameterTable const& table, std::uint64_t seed) {
+    View1<V> weights("weights", table.size());
+    initial_weights<V>(exec, table, seed, weights);
+    return weights;
   }
 
   World m_world = World::from(MPI_COMM_WORLD);

@@ -16,8 +16,9 @@ struct Layout {
 
   static std::vector<UpdateBlock> blocks(double decay) {
     std::vector<UpdateBlock> result;
-    append_update_blocks(result, 0, k_first, 1.0, decay);
-    append_update_blocks(result, k_first + k_gap, k_second, 0.5, 0.0);
+    constexpr index_t k_begin = k_first + k_gap;
+    append_update_blocks(result, {0, 0, 0, k_first, 1.0, decay});
+    append_update_blocks(result, {k_begin, k_begin, k_begin, k_second, 0.5, 0.0});
     return result;
   }
   static bool held(index_t i) { return i < k_first || i >= k_first + k_gap; }
@@ -144,7 +145,7 @@ TYPED_TEST(Optimizer, TheSameStepHasTheSameBits) {
 }
 
 TEST(OptimizerStorage, GradientsAndWeightsInBf16) {
-  const auto blocks = vector_of_items<UpdateBlock>({{0, 9, 1.0, 0.0}});
+  const auto blocks = vector_of_items<UpdateBlock>({{0, 0, 0, 9, 1.0, 0.0}});
   const auto start = noise(9, 1), grads = noise(9, 2);
   const auto weight = vector_of<bf16>(start);
   const auto m = vector_of<float>(Values(9, 0.0)), v = vector_of<float>(Values(9, 0.0));
@@ -155,15 +156,54 @@ TEST(OptimizerStorage, GradientsAndWeightsInBf16) {
   expect_close(get_values(weight), expected, 1e-2, 1.0, "weight");
 }
 
+TEST(Optimizer, BuffersMayBeLaidOutDifferently) {
+  // The same 20 elements at 0 everywhere, and at 3 of the gradients, 5 of the moments, 9 of the
+  // weights.
+  const auto scale = scalar_of<double>(0.5);
+  const auto skip = scalar_of<int>(0);
+  const auto at = [&](Values const& values, std::size_t begin) {
+    Values moved(40, 7.0);
+    std::copy(values.begin(), values.end(), moved.begin() + static_cast<std::ptrdiff_t>(begin));
+    return vector_of<double>(moved);
+  };
+  const auto grads = noise(20, 1), weights = noise(20, 2), moments = noise(20, 3, 0.0, 1.0);
+  const auto run = [&](UpdateBlock const& block, bool adamw) {
+    const auto g = at(grads, static_cast<std::size_t>(block.gradient));
+    const auto w = at(weights, static_cast<std::size_t>(block.weight));
+    const auto m = at(moments, static_cast<std::size_t>(block.moment));
+    const auto v = at(moments, static_cast<std::size_t>(block.moment));
+    const auto blocks = vector_of_items<UpdateBlock>({block});
+    if (adamw)
+      adamw_update(Exec(), blocks, adamw_step(3), scale, skip, g, m, v, w);
+    else
+      sgd_update(Exec(), blocks, SgdStep{0.1, 0.9, true, false}, scale, skip, g, m, w);
+    Values held;
+    for (auto const& [view, begin] : {std::pair{m, block.moment}, std::pair{w, block.weight}}) {
+      const auto all = get_values(view);
+      for (index_t i = 0; i < 40; ++i) {
+        if (i >= begin && i < begin + 20)
+          held.push_back(all[static_cast<std::size_t>(i)]);
+        else
+          EXPECT_EQ(all[static_cast<std::size_t>(i)], 7.0) << "outside of the block";
+      }
+    }
+    return held;
+  };
+  for (const bool adamw : {true, false})
+    EXPECT_EQ(run({0, 0, 0, 20, 1.0, 0.1}, adamw), run({3, 5, 9, 20, 1.0, 0.1}, adamw));
+}
+
 TEST(UpdateBlocks, CoverAStretchExactly) {
   std::vector<UpdateBlock> blocks;
-  append_update_blocks(blocks, 7, 0, 1.0, 0.0);
+  append_update_blocks(blocks, {7, 8, 9, 0, 1.0, 0.0});
   EXPECT_TRUE(blocks.empty());
-  append_update_blocks(blocks, 7, 2 * k_update_block_size + 1, 2.0, 0.5);
+  append_update_blocks(blocks, {7, 8, 9, 2 * k_update_block_size + 1, 2.0, 0.5});
   ASSERT_EQ(blocks.size(), 3u);
   index_t next = 7;
   for (auto const& block : blocks) {
-    EXPECT_EQ(block.offset, next);
+    EXPECT_EQ(block.gradient, next);
+    EXPECT_EQ(block.moment, next + 1);
+    EXPECT_EQ(block.weight, next + 2);
     EXPECT_EQ(block.lr_factor, 2.0);
     EXPECT_EQ(block.weight_decay, 0.5);
     next += block.count;
@@ -177,19 +217,10 @@ TEST(OptimizerShapes, MisfitsAreNamed) {
   const Vector<float> two("two", 2), three("three", 3), empty("empty", 0);
   const auto scale = scalar_of<double>(1.0);
   const auto skip = scalar_of<int>(0);
-  EXPECT_EQ(message_of<ShapeError>([&] {
-              adamw_update(Exec(), none, adamw_step(1), scale, skip, three, two, two, two);
-            }),
-            "sdp::kernels::adamw_update: grad (3) and weight (2) do not have the same shape");
-  EXPECT_EQ(message_of<ShapeError>([&] {
-              adamw_update(Exec(), none, adamw_step(1), scale, skip, two, two, three, two);
-            }),
-            "sdp::kernels::adamw_update: exp_avg_sq (3) and weight (2) do not have the same shape");
   EXPECT_EQ(
-      message_of<ShapeError>([&] {
-        sgd_update(Exec(), none, SgdStep{0.1, 0.9, false, false}, scale, skip, two, empty, two);
-      }),
-      "sdp::kernels::sgd_update: momentum_buffer (0) and weight (2) do not have the same shape");
+      message_of<ShapeError>(
+          [&] { adamw_update(Exec(), none, adamw_step(1), scale, skip, two, two, three, two); }),
+      "sdp::kernels::adamw_update: exp_avg (2) and exp_avg_sq (3) do not have the same shape");
   adamw_update(Exec(), none, adamw_step(1), scale, skip, two, two, two, two);
   sgd_update(Exec(), none, SgdStep{0.1, 0.0, false, false}, scale, skip, two, empty, two);
 }

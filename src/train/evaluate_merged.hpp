@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "comm/delivery.hpp"
+#include "comm/world.hpp"
+#include "data/batch_reader.hpp"
+#include "models/llama.hpp"
+#include "train/sample_losses.hpp"
+
+namespace sdp {
+
+/// What this rank holds of the model that all ranks together train, and who has the rest.
+template <class V>
+struct MergedModel {
+  LlamaConfig const& config;
+  ParameterTable const& table;   ///< of the weights on this rank; shared tensors are held whole
+  View1<V> weights;              ///< (table.size())
+  DeliverySource const& source;  ///< owned_source with BufferLayout::weights
+};
+
+/// As evaluate(), of the merged full model, of which no rank holds more than its own weights and
+/// one layer at a time. Layers are the outer loop and micro-batches the inner one; each layer comes
+/// from its owners once for a wave of micro-batches, whose residual streams lie in `streams`, a
+/// buffer that is free between updates and is overwritten. A wave has as many micro-batches as fit
+/// on every rank; where not one does, streams are kept in a buffer for one. The bits are those of
+/// evaluate() with the complete model on every rank. Collective; a fault of the data is the same
+/// DataError on every rank.
+template <class V>
+EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V>& delivery,
+                           MergedModel<V> const& model, View1<V> const& streams, TokenDataset& data,
+                           index_t global_batch, index_t micro_batch, index_t eval_batches);
+
+/// Mean over the ranks of the losses of their subnetworks, each on all of the samples that
+/// evaluate() takes: sum over subnetworks i of n_i / R * loss_i. The n_i ranks of a subnetwork
+/// divide the samples. `model` is this rank's, with its output scales. Sums are formed in file
+/// order within a rank, then in rank order. Collective; a fault of the data is the same DataError
+/// on every rank.
+template <class V>
+double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& model,
+                         View1<V> const& weights, std::vector<int> const& subnetwork_of_worker,
+                         TokenDataset& data, index_t global_batch, index_t micro_batch,
+                         index_t eval_batches);
+
+extern template EvalResult evaluate_merged<float>(World const&, ExecSpace const&, Delivery<float>&,
+                                                  MergedModel<float> const&, View1<float> const&,
+                                                  TokenDataset&, index_t, index_t, index_t);
+extern template EvalResult evaluate_merged<double>(World const&, ExecSpace const&,
+                                                   Delivery<double>&, MergedModel<double> const&,
+                                                   View1<double> const&, TokenDataset&, index_t,
+                                                   index_t, index_t);
+extern template double evaluate_ensemble<float>(World const&, ExecSpace const&, Llama<float>&,
+                                                View1<float> const&, std::vector<int> const&,
+                                                TokenDataset&, index_t, index_t, index_t);
+extern template double evaluate_ensemble<double>(World const&, ExecSpace const&, Llama<double>&,
+                                                 View1<double> const&, std::vector<int> const&,
+                                                 TokenDataset&, index_t, index_t, index_t);
+
+}  // namespace sdp

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "comm/world.hpp"
+#include "config/config.hpp"
+#include "train/arrangement.hpp"
+
+namespace sdp {
+
+/// A deck on the ranks of a run: its length resolved, and who holds what.
+struct RunSetup {
+  Config config;  ///< the deck with the updates and the warm-up that run_length() gives
+  Arrangement arrangement;
+};
+
+/// The world with the nodes that the deck declares (system.ranks_per_node); nothing where it
+/// declares none or the same. Collective; ConfigError on every rank when they do not divide the
+/// ranks.
+std::optional<World> declared_world(World const& world, Config const& deck);
+
+/// Collective; ConfigError, the same on every rank, where arrange() throws and where
+/// sdp.placement = "node_aligned" meets ranks that do not follow each other on their nodes.
+RunSetup set_up_run(World const& world, Config const& deck);
+
+}  // namespace sdp

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/training_step.hpp"
+
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "base/heartbeat.hpp"
+#include "base/memory_ledger.hpp"
+#include "base/region.hpp"
+#include "base/timer.hpp"
+#include "optim/schedule.hpp"
+
+namespace sdp {
+
+namespace {
+
+/// Hands finished gradients to the exchange while backward goes on. The first call also marks a
+/// gradient of which the loss is not finite, so that the average shows it to every rank.
+template <class V>
+class ExchangeObserver : public BackwardObserver {
+ public:
+  ExchangeObserver(ExecSpace const& exec, Exchange<V>& exchange, LossSum& loss, View1<V> grads)
+      : m_exec(exec), m_exchange(exchange), m_loss(loss), m_grads(std::move(grads)) {}
+
+  void gradients_ready(index_t end) override {
+    if (m_first) m_loss.poison_if_not_finite(m_exec, m_grads);
+    m_first = false;
+    kernels::fence(m_exec, "sdp::train::gradients_ready");
+    m_exchange.ready(end);
+  }
+  void progress() override { m_exchange.poll(); }
+
+ private:
+  ExecSpace const& m_exec;
+  Exchange<V>& m_exchange;
+  LossSum& m_loss;
+  View1<V> m_grads;
+  bool m_first = true;
+};
+
+/// Lets a forward pass wait for the weights that it reads next and for no others.
+template <class V>
+class ArrivalObserver : public ForwardObserver {
+ public:
+  explicit ArrivalObserver(Exchange<V>& exchange) : m_exchange(exchange) {}
+  void weights_needed(index_t begin) override { m_exchange.wait_weights(begin); }
+  void progress() override { m_exchange.poll(); }
+
+ private:
+  Exchange<V>& m_exchange;
+};
+
+BatchPlan batch_plan(World const& world, Config const& config) {
+  BatchPlan plan;
+  plan.global_batch = config.train.global_batch;
+  plan.micro_batch = config.train.micro_batch;
+  plan.ranks = world.size();
+  plan.rank = world.rank();
+  return plan;
+}
+
+}  // namespace
+
+template <class V>
+TrainingStep<V>::TrainingStep(World const& world, Config const& config, TokenDataset& data)
+    : m_world(world), m_config(config), m_reader(world.collectively([&] {
+        return TrainReader(data, config.run.seed, batch_plan(world, config));
+      })) {
+  const index_t b = config.train.micro_batch, t = config.train.seq_len;
+  const MemoryScope scope(MemoryCategory::data);
+  m_inputs = View2<std::int32_t>("sdp::train::inputs", b, t);
+  m_targets = View2<std::int32_t>("sdp::train::targets", b, t);
+  m_losses = View1<typename Llama<V>::Accum>("sdp::train::losses", b * t);
+  m_host_inputs = Kokkos::create_mirror_view(m_inputs);
+  m_host_targets = Kokkos::create_mirror_view(m_targets);
+  m_loss_sum.emplace(b * t);
+}
+
+template <class V>
+StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
+                                  std::int64_t number) {
+  Region region("sdp::train::step");
+  StepTimes times;
+  const Timer step;
+  const index_t accumulation = m_reader.plan().accumulation();
+  const index_t b = m_config.train.micro_batch, t = m_config.train.seq_len;
+  const double grad_scale = 1.0 / static_cast<double>(accumulation * b * t);
+  Exchange<V>& exchange = worker.exchange();
+  Llama<V>& model = worker.model();
+  Optimizer<V>& optimizer = worker.optimizer();
+  View1<V> const &weights = worker.weights(), &grads = worker.grads();
+  m_loss_sum->reset(exec);
+  ExchangeObserver<V> leaving(exec, exchange, *m_loss_sum, grads);
+  ArrivalObserver<V> arriving(exchange);
+  const typename Llama<V>::Tokens inputs(m_inputs), targets(m_targets);
+  for (index_t m = 0; m < accumulation; ++m) {
+    const bool last = m + 1 == accumulation;
+    heartbeat::phase("reading data");
+    read(exchange, number, m);
+    heartbeat::phase("forward and backward");
+    Kokkos::deep_copy(exec, m_inputs, m_host_inputs);
+    Kokkos::deep_copy(exec, m_targets, m_host_targets);
+    Timer phase;
+    // The weights of the last update may still be arriving.
+    const double blocked = exchange.statistics().blocked_ms;
+    model.forward(exec, weights, inputs, m == 0 ? &arriving : nullptr);
+    if (m == 0) {
+      exchange.finish_return();
+      times.exchange += exchange.statistics().blocked_ms - blocked;
+    }
+    // Receives are open from here on, so nothing that throws on all ranks may come after it.
+    if (last) exchange.begin(grads);
+    times.forward += phase.milliseconds();
+    phase.reset();
+    model.loss_backward(exec, weights, targets, grad_scale, m > 0, grads, m_losses,
+                        m_config.train.label_smoothing);
+    m_loss_sum->add(exec, m_losses);
+    model.backward(exec, weights, inputs, m > 0, grads, last ? &leaving : nullptr);
+    times.backward += phase.milliseconds();
+  }
+  heartbeat::phase("exchange");
+  exchange.finish();
+  times.exchange += exchange.statistics().blocked_ms;
+  heartbeat::phase("update");
+  const Timer phase;
+  const double lr =
+      m_config.optimizer.lr * schedule_factor(m_config.schedule, m_config.train.steps, number + 1);
+  optimizer.measure(exec, grads);
+  add_norms(optimizer.norm_digits());
+  optimizer.update(exec, lr, grads, weights);
+  kernels::fence(exec, "sdp::train::step_end");
+  exchange.begin_return(weights);
+  times.optimizer = phase.milliseconds();
+  times.step = step.milliseconds();
+  return times;
+}
+
+/// Reads a micro-batch. Weights of the last update may still be arriving; when a rank cannot read,
+/// they do so before every rank throws.
+template <class V>
+void TrainingStep<V>::read(Exchange<V>& exchange, std::int64_t number, index_t micro_batch) {
+  try {
+    m_world.collectively(
+        [&] { m_reader.read(number, micro_batch, m_host_inputs.data(), m_host_targets.data()); });
+  } catch (Error const&) {
+    exchange.finish_return();
+    throw;
+  }
+}
+
+/// Adds up what the owners found of the gradient's norm; the sum is exact.
+template <class V>
+void TrainingStep<V>::add_norms(View1<std::int64_t> const& digits) {
+  if (m_world.size() == 1) return;
+  const auto host = Kokkos::create_mirror_view_and_copy(HostSpace(), digits);
+  m_norm_digits.assign(host.data(), host.data() + host.extent(0));
+  m_world.sum_in_place(m_norm_digits);
+  std::copy(m_norm_digits.begin(), m_norm_digits.end(), host.data());
+  Kokkos::deep_copy(digits, host);
+}
+
+template <class V>
+double TrainingStep<V>::loss(ExecSpace const& exec) const {
+  double loss = 0;
+  for (double part : m_world.all_gather(m_loss_sum->value(exec))) loss += part;
+  return loss / static_cast<double>(m_config.train.global_batch * m_config.train.seq_len);
+}
+
+template class TrainingStep<float>;
+template class TrainingStep<double>;
+
+}  // namespace sdp

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/types.hpp"
+#include "comm/world.hpp"
+#include "config/config.hpp"
+#include "data/batch_reader.hpp"
+#include "kernels/core/compat.hpp"
+#include "models/llama.hpp"
+#include "train/loss_sum.hpp"
+#include "train/worker_state.hpp"
+
+namespace sdp {
+
+/// Milliseconds that one update spent in its phases on this rank.
+struct StepTimes {
+  double step = 0, forward = 0, backward = 0, exchange = 0, optimizer = 0;
+};
+
+/// One update of a run: reads the rank's micro-batches, runs forward and backward with the exchange
+/// beside them, and updates the weights. Keeps the batch buffers; everything that depends on the
+/// mask is in the WorkerState that it works on.
+template <class V>
+class TrainingStep {
+ public:
+  /// Collective. The world, the configuration and the data must outlive the step.
+  TrainingStep(World const& world, Config const& config, TokenDataset& data);
+
+  BatchPlan const& plan() const { return m_reader.plan(); }
+
+  /// Update number `step` (from 0). Collective. When it returns the update is complete but for the
+  /// new weights of other owners, which may still be arriving (Exchange::finish_return).
+  StepTimes update(ExecSpace const& exec, WorkerState<V>& worker, std::int64_t step);
+
+  /// Mean loss over all targets of the last update, before it. Collective. One sum per rank, added
+  /// in rank order: the same bits wherever it is computed.
+  double loss(ExecSpace const& exec) const;
+
+ private:
+  void read(Exchange<V>& exchange, std::int64_t number, index_t micro_batch);
+  void add_norms(View1<std::int64_t> const& digits);
+
+  World const& m_world;
+  Config const& m_config;
+  TrainReader m_reader;
+  View2<std::int32_t> m_inputs;                                // (B,T)
+  View2<std::int32_t> m_targets;                               // (B,T)
+  kernels::host_mirror_t<View2<std::int32_t>> m_host_inputs;   // (B,T)
+  kernels::host_mirror_t<View2<std::int32_t>> m_host_targets;  // (B,T)
+  View1<typename Llama<V>::Accum> m_losses;                    // (B*T)
+  std::optional<LossSum> m_loss_sum;
+  std::vector<std::int64_t> m_norm_digits;  // (kernels::k_exact_size)
+};
+
+extern template class TrainingStep<float>;
+extern template class TrainingStep<double>;
+
+}  // namespace sdp

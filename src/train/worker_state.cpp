@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/worker_state.hpp"
+
+#include <fmt/format.h>
+
+#include "base/error.hpp"
+#include "base/memory_ledger.hpp"
+#include "base/region.hpp"
+#include "comm/delivery.hpp"
+#include "kernels/core/compat.hpp"
+#include "train/progress.hpp"
+#include "train/training_state.hpp"
+
+namespace sdp {
+
+namespace {
+
+/// Runs what allocates a model; a model that does not fit is an error of the deck, in one sentence.
+template <class F>
+void allocate_or_refuse(index_t parameters, std::size_t element, F&& f) {
+  try {
+    f();
+  } catch (Error const&) {
+    throw;
+  } catch (std::exception const& error) {
+    const std::string text = error.what();
+    if (dynamic_cast<std::bad_alloc const*>(&error) == nullptr &&
+        text.find("allocat") == std::string::npos)
+      throw;
+    throw ConfigError(fmt::format(
+        "out of memory: the model of this rank has {} parameters, {} of weights alone, and the "
+        "memory of "
+        "this process does not hold it with their gradients, optimizer state and activations",
+        short_count(static_cast<double>(parameters)),
+        short_bytes(static_cast<double>(parameters) * static_cast<double>(element))));
+  }
+}
+
+template <class V>
+View1<V> flat_buffer(MemoryCategory category, char const* label, index_t size) {
+  MemoryScope scope(category);
+  return View1<V>(Kokkos::view_alloc(Kokkos::WithoutInitializing, std::string(label)), size);
+}
+
+}  // namespace
+
+template <class V>
+WorkerState<V>::WorkerState(World const& world, Config const& config, Arrangement arrangement,
+                            ExecSpace const& exec)
+    : m_world(world),
+      m_config(config),
+      m_exec(exec),
+      m_arrangement(std::move(arrangement)),
+      m_subnetwork(m_arrangement.subnetwork(world.worker())) {
+  // The largest first: a model that does not fit is refused before a schedule is made for it.
+  collectively_allocate([&] {
+    m_weights =
+        flat_buffer<V>(MemoryCategory::weights, "sdp::train::weights", m_subnetwork.weights.size());
+    m_grads = flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients",
+                             m_subnetwork.gradients.size());
+  });
+  ExchangeSchedule schedule = m_arrangement.schedule(world.worker());
+  collectively_allocate([&] {
+    m_optimizer.emplace(config.optimizer, update_scope(schedule));
+    build_model();
+  });
+  build_exchange(std::move(schedule));
+}
+
+template <class V>
+template <class F>
+void WorkerState<V>::collectively_allocate(F&& f) const {
+  m_world.collectively([&] { allocate_or_refuse(m_subnetwork.weights.size(), sizeof(V), f); });
+}
+
+template <class V>
+void WorkerState<V>::rebuild_model() {
+  collectively_allocate([&] { build_model(); });
+}
+
+template <class V>
+UpdateScope WorkerState<V>::update_scope(ExchangeSchedule const& schedule) const {
+  UpdateScope scope{m_subnetwork.gradients, m_subnetwork.weights, {}, sharded()};
+  for (OwnedRange const& range : schedule.owned) scope.owned.push_back(range.gradients);
+  return scope;
+}
+
+template <class V>
+void WorkerState<V>::build_model() {
+  m_model.emplace(m_config.model.llama, m_subnetwork, m_config.train.micro_batch,
+                  m_config.train.seq_len, m_config.model.recompute, true);
+}
+
+template <class V>
+void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
+  ExchangeOptions options;
+  options.method = m_config.system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
+                                                                     : ReductionMethod::exchange;
+  options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
+  options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
+  m_exchange = std::make_unique<Exchange<V>>(m_world, std::move(schedule), options, m_exec);
+  m_owned_gradients.clear();
+  m_owned_weights.clear();
+  for (OwnedRange const& range : m_exchange->schedule().owned) {
+    m_owned_gradients.push_back(range.gradients);
+    m_owned_weights.push_back({range.weight_begin, range.weight_begin + range.gradients.size()});
+  }
+}
+
+template <class V>
+void WorkerState<V>::initialise(std::uint64_t seed) {
+  initial_weights<V>(m_exec, m_subnetwork.weights, seed, m_weights);
+}
+
+template <class V>
+void WorkerState<V>::restore(CheckpointReader const& reader) {
+  reader.read(k_group_model, m_subnetwork.weights, m_weights);
+  for (auto const& [name, moment] : m_optimizer->moments()) {
+    const std::string group = "optimizer/" + name;
+    if (!reader.has_group(group))
+      throw ConfigError("checkpoint \"" + reader.info().path + "\" has no " + group +
+                        ": it was written with another optimizer");
+    if (sharded())
+      reader.read(group, m_subnetwork.gradients, m_owned_gradients, true, moment);
+    else
+      reader.read(group, m_subnetwork.gradients, moment);
+  }
+  TrainingState const& state = reader.info().header.state;
+  m_optimizer->set_updates(state.step - state.skipped);
+}
+
+template <class V>
+std::vector<CheckpointBuffer<V>> WorkerState<V>::checkpoint_buffers() const {
+  std::vector<CheckpointBuffer<V>> buffers;
+  buffers.push_back(
+      checkpoint_buffer<V>(k_group_model, m_subnetwork.weights, m_owned_weights, m_weights));
+  for (auto const& [name, moment] : m_optimizer->moments())
+    buffers.push_back(checkpoint_buffer<V>("optimizer/" + name, m_subnetwork.gradients,
+                                           m_owned_gradients, moment, sharded()));
+  return buffers;
+}
+
+template <class V>
+void WorkerState<V>::rearrange(Arrangement next) {
+  const Region region("sdp::train::rearrange");
+  const int worker = m_world.worker();
+  const IndexRange everything{0, m_subnetwork.weights.logical_size()};
+  const Arrangement old = std::move(m_arrangement);
+  const bool complete = !old.layout.weights.empty() && !next.layout.weights.empty();
+  m_arrangement = std::move(next);
+  m_subnetwork = m_arrangement.subnetwork(worker);
+  ExchangeLayout const& layout = m_arrangement.layout;
+  auto const& buckets = m_arrangement.buckets;
+  kernels::fence(m_exec, "sdp::train::rearrange");
+  m_model.reset();
+  m_grads = {};
+  m_exchange.reset();
+
+  DeliveryOptions options;
+  options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
+  options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
+  Delivery<V> delivery(m_world, options, m_exec);
+  if (!complete) {  // where every worker has all weights already, they stay where they are
+    const auto source = owned_source(old.layout, old.buckets, BufferLayout::weights);
+    const auto target = table_target(layout.weights.empty() ? layout.gradients : layout.weights,
+                                     layout.table_of_worker, everything);
+    View1<V> arrived;
+    collectively_allocate([&] {
+      arrived = flat_buffer<V>(MemoryCategory::weights, "sdp::train::weights",
+                               m_subnetwork.weights.size());
+    });
+    delivery.run(make_delivery_plan(source, target, worker), m_weights, arrived);
+    m_weights = arrived;
+  }
+  Optimizer<V> before = std::move(*m_optimizer);
+  ExchangeSchedule schedule = m_arrangement.schedule(worker);
+  collectively_allocate([&] { m_optimizer.emplace(m_config.optimizer, update_scope(schedule)); });
+  m_optimizer->set_updates(before.updates());
+  const auto source = owned_source(old.layout, old.buckets,
+                                   sharded() ? BufferLayout::packed : BufferLayout::gradients);
+  const auto target = sharded()
+                          ? owned_target(layout, buckets, BufferLayout::packed)
+                          : table_target(layout.gradients, layout.table_of_worker, everything);
+  const DeliveryPlan plan = make_delivery_plan(source, target, worker);
+  for (std::size_t m = 0; m < before.moments().size(); ++m)
+    delivery.run(plan, before.moments()[m].second, m_optimizer->moments()[m].second);
+
+  collectively_allocate([&] {
+    m_grads = flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients",
+                             m_subnetwork.gradients.size());
+    build_model();
+  });
+  build_exchange(std::move(schedule));
+}
+
+template class WorkerState<float>;
+template class WorkerState<double>;
+
+}  // namespace sdp

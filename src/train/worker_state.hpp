@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/parameter_table.hpp"
+#include "base/types.hpp"
+#include "checkpoint/checkpoint.hpp"
+#include "comm/exchange.hpp"
+#include "comm/world.hpp"
+#include "config/config.hpp"
+#include "models/llama.hpp"
+#include "optim/optimizer.hpp"
+#include "train/arrangement.hpp"
+
+namespace sdp {
+
+/// Everything on one rank that depends on the mask: flat buffers, optimizer, model and exchange.
+/// Built for an arrangement, and rebuilt for another one while the run goes on.
+template <class V>
+class WorkerState {
+ public:
+  /// Collective. Allocates weights, gradients and optimizer, whose contents are still to come, and
+  /// the model. An allocation that fails is a ConfigError on every rank.
+  WorkerState(World const& world, Config const& config, Arrangement arrangement,
+              ExecSpace const& exec);
+
+  Arrangement const& arrangement() const { return m_arrangement; }
+  LlamaSubnetwork const& subnetwork() const { return m_subnetwork; }
+  View1<V> const& weights() const { return m_weights; }  ///< as subnetwork().weights says
+  View1<V> const& grads() const { return m_grads; }      ///< as subnetwork().gradients says
+  Optimizer<V>& optimizer() { return *m_optimizer; }
+  Llama<V>& model() { return *m_model; }
+  Exchange<V>& exchange() { return *m_exchange; }
+  bool sharded() const { return m_arrangement.gradient_return == GradientReturn::none; }
+
+  /// Initial weights of the run; moments are zero. Rank-local.
+  void initialise(std::uint64_t seed);
+  /// Weights and moments of a checkpoint, whatever mask, sharding or number of ranks wrote it.
+  /// Rank-local; ConfigError when it was written with another optimizer.
+  void restore(CheckpointReader const& reader);
+  /// What this rank has to write into a checkpoint. The return of weights must have finished.
+  std::vector<CheckpointBuffer<V>> checkpoint_buffers() const;
+
+  /// Frees the activations, so that evaluation may use their memory, and allocates them again;
+  /// the second is collective.
+  void release_model() { m_model.reset(); }
+  void rebuild_model();
+
+  /// Goes on with another arrangement of the same model: weights and moments move from their owners
+  /// to the workers that hold them now, in one transaction, and nothing else of the run changes.
+  /// Collective. Needs the memory of both arrangements' weights and moments, but neither gradients
+  /// nor activations meanwhile.
+  void rearrange(Arrangement next);
+
+ private:
+  UpdateScope update_scope(ExchangeSchedule const& schedule) const;
+  template <class F>
+  void collectively_allocate(F&& f) const;
+  void build_model();
+  void build_exchange(ExchangeSchedule schedule);
+
+  World const& m_world;
+  Config const& m_config;
+  ExecSpace m_exec;
+  Arrangement m_arrangement;
+  LlamaSubnetwork m_subnetwork;
+  std::vector<IndexRange> m_owned_gradients;  ///< of the gradient buffer
+  std::vector<IndexRange> m_owned_weights;    ///< the same elements in the weight buffer
+  View1<V> m_weights;
+  View1<V> m_grads;
+  std::optional<Optimizer<V>> m_optimizer;
+  std::optional<Llama<V>> m_model;
+  std::unique_ptr<Exchange<V>> m_exchange;
+};
+
+extern template class WorkerState<float>;
+extern template class WorkerState<double>;
+
+}  // namespace sdp
