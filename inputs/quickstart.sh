@@ -1,35 +1,37 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From a fresh Debian or Ubuntu machine to a trained LLaMA, in under ten minutes on two cores.
+# From a fresh Debian or Ubuntu machine to a LLaMA trained twice, densely and with subnetworks at
+# equal FLOPs, in under ten minutes on two cores.
 #
 #   bash inputs/quickstart.sh [OPTIONS]
 #
 #   --text FILE_OR_FOLDER  your own text instead of documentation prose: a text file, JSONL with a
 #                          field `text`, gzip or zstd of either, or a folder of them
-#   --steps N              updates, instead of the deck's
-#   --ranks N              MPI processes (2)
-#   --vocab-size V         pieces of the tokenizer (2048)
+#   --steps N              updates of the dense run, instead of the deck's
+#   --vocab-size V         pieces of the tokenizer (1024)
 #   --prompt TEXT          what the sample continues
 #
-# Installs missing packages, builds, prepares English text, trains a tokenizer, trains on two ranks,
-# evaluates on held-out text, draws the loss and prints a sample. Works from any folder and may be
-# repeated: build, text and tokens are kept, every run gets a folder of its own. All that it writes
-# is under build/, data/ and runs/ of the checkout.
+# Installs missing packages, builds, prepares English text, trains a tokenizer, trains both models
+# on four ranks, compares loss, memory and messages, draws the losses, evaluates on held-out text and
+# prints a sample. Works from any folder and may be repeated: build, text and tokens are kept, every
+# start gets a folder of its own. All that it writes is under build/, data/ and runs/ of the
+# checkout.
 set -euo pipefail
 
 usage() { sed -n '3,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 refuse() { echo "quickstart.sh: $1 (--help lists the options)" >&2; exit 2; }
-text='' steps='' ranks=2 vocab=2048 prompt=''
+text='' steps='' vocab=1024 prompt=''
+ranks=4  # the deck has four subnetworks
 while (($# > 0)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --text | --steps | --ranks | --vocab-size | --prompt)
+    --text | --steps | --vocab-size | --prompt)
       if (($# < 2)) || [[ -z $2 ]]; then refuse "$1 needs a value"; fi
       case $1 in
         --text) text=$2 ;;
         --prompt) prompt=$2 ;;
         *) if [[ ! $2 =~ ^[1-9][0-9]{0,8}$ ]]; then refuse "$1 $2: a whole number is expected"; fi
-           case $1 in --steps) steps=$2 ;; --ranks) ranks=$2 ;; *) vocab=$2 ;; esac ;;
+           case $1 in --steps) steps=$2 ;; *) vocab=$2 ;; esac ;;
       esac
       shift 2 ;;
     *) refuse "unknown option $1" ;;
@@ -47,7 +49,7 @@ elif [[ -z $prompt ]]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-count=8 number=0 began=$SECONDS step_began=$SECONDS
+count=10 number=0 began=$SECONDS step_began=$SECONDS
 step() {
   number=$((number + 1)) step_began=$SECONDS
   printf '\n[%d/%d] %s\n' "$number" "$count" "$1"
@@ -98,7 +100,7 @@ fi
 done_in
 
 step "Tokenizer of $vocab pieces, and token shards"
-if [[ $vocab != 2048 ]]; then
+if [[ $vocab != 1024 ]]; then
   set=$set/vocabulary-$vocab
 fi
 mkdir -p "$set"
@@ -123,32 +125,43 @@ run=1
 while ! mkdir "runs/quickstart-$(printf %02d "$run")" 2>/dev/null; do run=$((run + 1)); done
 out=runs/quickstart-$(printf %02d "$run")
 trap 'rmdir "$out" 2>/dev/null || true' EXIT  # of a run that did not start
-options=("run.out_dir=$out" "data.train=[\"$set/text_train_*.bin\"]"
-         "data.val=[\"$set/text_val_*.bin\"]" "data.tokenizer=$tokenizer"
-         "model.vocab_size=$vocab")
+options=("data.train=[\"$set/text_train_*.bin\"]" "data.val=[\"$set/text_val_*.bin\"]"
+         "data.tokenizer=$tokenizer" "model.vocab_size=$vocab")
 if [[ -n $steps ]]; then
-  options+=("train.steps=$steps" "train.eval_every=$(((steps + 9) / 10))"
+  options+=("train.steps=$steps" "train.eval_every=$(((steps + 4) / 5))"
             "schedule.warmup_steps=$((steps / 20))")
 fi
-step "Training on $ranks ranks ($out)"
-"$SDP_MPIRUN" -n "$ranks" "$sdp" train inputs/llama-quickstart.toml "${options[@]}" || {
-  status=$?
-  echo "Training ended with code $status" >&2
-  exit "$status"
+train() {  # name of the run, further overrides
+  "$SDP_MPIRUN" -n "$ranks" "$sdp" train inputs/llama-quickstart.toml "${options[@]}" \
+    "run.name=$1" "run.out_dir=$out/$1" "${@:2}" || {
+    status=$?
+    echo "Training ended with code $status" >&2
+    exit "$status"
+  }
 }
-checkpoint=$out/checkpoints/$(<"$out/checkpoints/latest")
+step "Training the whole model on each of $ranks ranks ($out/dense)"
+train dense sdp.regime=none
 done_in
 
-step "Evaluation on all of the held-out text"
-"$SDP_MPIRUN" -n "$ranks" "$sdp" eval "$out/config.toml" --checkpoint "$checkpoint" \
+step "Training a subnetwork on each of $ranks ranks, at equal FLOPs ($out/subnetworks)"
+train subnetworks
+done_in
+
+step "Comparison"
+"$sdp" compare "$out/dense" "$out/subnetworks" | tee "$out/comparison.txt" | sed 's/^/      /'
+done_in
+
+step "Loss curves"
+bash inputs/plot_losses.sh "$out/loss.png" "$out/dense" "$out/subnetworks" | sed 's/^/      /'
+done_in
+
+checkpoint=$out/subnetworks/checkpoints/$(<"$out/subnetworks/checkpoints/latest")
+step "The merged model on all of the held-out text"
+"$SDP_MPIRUN" -n 2 "$sdp" eval "$out/subnetworks/config.toml" --checkpoint "$checkpoint" \
   train.eval_batches=0 | sed 's/^/      /'
 done_in
 
-step "Loss curve"
-bash inputs/plot_metrics.sh "$out" | sed 's/^/      /'
-done_in
-
-step "Sample"
+step "Sample of the merged model"
 "$sdp" sample --checkpoint "$checkpoint" --tokenizer "$tokenizer" --prompt "$prompt" --tokens 160 \
   --temperature 0.7 --top-k 50 --seed 1
 done_in
@@ -156,13 +169,15 @@ done_in
 cat <<SUMMARY
 
 Done in $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s.
-  loss curve    $PWD/$out/loss.png
-  metrics       $PWD/$out/metrics.jsonl, summary.json
+  comparison    $PWD/$out/comparison.txt
+  loss curves   $PWD/$out/loss.png
+  metrics       $PWD/$out/{dense,subnetworks}/metrics.jsonl, summary.json, plan.json
   checkpoint    $PWD/$checkpoint
   tokenizer     $PWD/$tokenizer
   program       $PWD/$sdp  (--help lists its commands)
   deck          $PWD/inputs/llama-quickstart.toml  (inputs/reference.toml explains every key)
 From $PWD:
-  another prompt  $sdp sample --checkpoint $checkpoint --tokenizer $tokenizer --prompt "TEXT"
-  your own text   bash inputs/quickstart.sh --text FILE_OR_FOLDER
+  other subnetworks  $SDP_MPIRUN -n 4 $sdp train $out/subnetworks/config.toml run.out_dir=runs/mine sdp.level=neuron
+  another prompt     $sdp sample --checkpoint $checkpoint --tokenizer $tokenizer --prompt "TEXT"
+  your own text      bash inputs/quickstart.sh --text FILE_OR_FOLDER
 SUMMARY
