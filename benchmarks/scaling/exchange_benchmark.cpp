@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/timer.hpp"
+#include "benchmarks/scaling/options.hpp"
 #include "comm/exchange.hpp"
 #include "comm/mpi_error.hpp"
 #include "comm/mpi_session.hpp"
@@ -22,31 +23,8 @@
 namespace {
 
 using namespace sdp;
-
-struct Options {
-  int repeat = 7;
-  double bucket_mb = 16.0;
-  int slots = 3;
-  std::vector<double> millions;
-};
-
-Options parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    auto value = [&] { return ++i < argc ? std::atof(argv[i]) : 0.0; };
-    if (word == "--repeat")
-      options.repeat = std::max(1, static_cast<int>(value()));
-    else if (word == "--bucket-mb")
-      options.bucket_mb = value();
-    else if (word == "--slots")
-      options.slots = static_cast<int>(value());
-    else
-      options.millions.push_back(std::atof(argv[i]));
-  }
-  if (options.millions.empty()) options.millions = {0.1, 1.0, 10.0, 30.0};
-  return options;
-}
+using bench::median;
+using bench::Options;
 
 /// A model of matrices of a million elements with a vector after each.
 ParameterTable make_table(index_t elements) {
@@ -61,12 +39,6 @@ ParameterTable make_table(index_t elements) {
     tensors.push_back(std::move(tensor));
   }
   return ParameterTable(std::move(tensors));
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
 }
 
 void run(World const& world, Options const& options, double millions) {
@@ -137,7 +109,7 @@ int main(int argc, char** argv) {
   Kokkos::initialize(argc, argv);
   {
     const World world = World::from(MPI_COMM_WORLD);
-    const Options options = parse(argc, argv);
+    const Options options = bench::parse(argc, argv, {0.1, 1.0, 10.0, 30.0});
     if (world.is_root()) {
       std::printf("%d ranks, buckets of %.3g MiB, %d slots, median of %d interleaved runs, ms\n",
                   world.size(), options.bucket_mb, options.slots, options.repeat);

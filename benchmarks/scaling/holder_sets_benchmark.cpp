@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "base/timer.hpp"
+#include "benchmarks/scaling/options.hpp"
 #include "comm/exchange.hpp"
 #include "comm/mpi_error.hpp"
 #include "comm/mpi_session.hpp"
@@ -33,37 +34,8 @@
 namespace {
 
 using namespace sdp;
-
-struct Options {
-  int repeat = 7;
-  double bucket_mb = 16.0;
-  int slots = 3;
-  int units = 1024;
-  bool brief = false;
-  std::vector<double> millions;
-};
-
-Options parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    auto value = [&] { return ++i < argc ? std::atof(argv[i]) : 0.0; };
-    if (word == "--repeat")
-      options.repeat = std::max(1, static_cast<int>(value()));
-    else if (word == "--bucket-mb")
-      options.bucket_mb = value();
-    else if (word == "--slots")
-      options.slots = static_cast<int>(value());
-    else if (word == "--units")
-      options.units = std::max(16, static_cast<int>(value()));
-    else if (word == "--brief")
-      options.brief = true;
-    else
-      options.millions.push_back(std::atof(argv[i]));
-  }
-  if (options.millions.empty()) options.millions = {1.0, 10.0, 30.0};
-  return options;
-}
+using bench::median;
+using bench::Options;
 
 using HolderSet = std::vector<int>;  ///< ascending workers
 
@@ -181,13 +153,6 @@ void all_reduce(float* data, index_t count, std::size_t holders, MPI_Comm comm) 
   for (index_t i = 0; i < count; ++i) data[i] *= scale;
 }
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0.0;
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
-}
-
 void run(World const& world, Options const& options, char const* name,
          std::vector<HolderSet> const& sets, double millions) {
   Model model = make_model(world, sets, millions);
@@ -289,7 +254,7 @@ int main(int argc, char** argv) {
   Kokkos::initialize(argc, argv);
   {
     const World world = World::from(MPI_COMM_WORLD);
-    const Options options = parse(argc, argv);
+    const Options options = bench::parse(argc, argv, {1.0, 10.0, 30.0});
     if (world.is_root()) {
       std::printf("%d ranks, buckets of %.3g MiB, %d slots, median of %d interleaved runs, ms\n",
                   world.size(), options.bucket_mb, options.slots, options.repeat);
