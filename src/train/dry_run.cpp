@@ -18,11 +18,7 @@ std::string dry_run(World const& launched, Config const& deck, bool json) {
   World const& world = declared ? *declared : launched;
   const DataSets data = open_data(world, deck, true);
   const Config config = set_up_run(world, deck).config;
-  BatchPlan plan;
-  plan.global_batch = config.train.global_batch;
-  plan.micro_batch = config.train.micro_batch;
-  plan.ranks = world.size();
-  plan.rank = world.rank();
+  const BatchPlan plan = batch_plan(config, world.size(), world.rank());
   world.collectively([&] { TrainReader(*data.train, config.run.seed, plan); });
   const StartPoint start = find_start(world, config, *data.train);
 

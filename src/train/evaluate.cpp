@@ -43,12 +43,7 @@ EvalResult evaluate(World const& world, ExecSpace const& exec, Llama<V>& model,
                     View1<V> const& weights, TokenDataset& data, index_t global_batch,
                     index_t micro_batch, index_t eval_batches) {
   Region region("sdp::train::evaluate");
-  BatchPlan plan;
-  plan.global_batch = global_batch;
-  plan.micro_batch = micro_batch;
-  plan.ranks = world.size();
-  plan.rank = world.rank();
-  EvalReader reader(data, plan, eval_batches);
+  EvalReader reader(data, {global_batch, micro_batch, world.size(), world.rank()}, eval_batches);
   return sample_losses(world, exec, model, weights, reader, reader.steps(), micro_batch,
                        data.seq_len())
       .mean(world, reader.num_samples());

@@ -25,15 +25,6 @@ std::vector<IndexRange> layer_ranges(LlamaConfig const& config) {
   return ranges;
 }
 
-BatchPlan batch_plan(index_t global_batch, index_t micro_batch, index_t ranks, index_t rank) {
-  BatchPlan plan;
-  plan.global_batch = global_batch;
-  plan.micro_batch = micro_batch;
-  plan.ranks = ranks;
-  plan.rank = rank;
-  return plan;
-}
-
 /// One merged evaluation: its buffers, and the passes over a wave of micro-batches.
 template <class V>
 class Merged {
@@ -151,7 +142,7 @@ EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V
   Region region("sdp::train::evaluate_merged");
   const auto merged = world.collectively([&] {
     return std::make_unique<Merged<V>>(
-        world, exec, model, data, batch_plan(global_batch, micro_batch, world.size(), world.rank()),
+        world, exec, model, data, BatchPlan{global_batch, micro_batch, world.size(), world.rank()},
         eval_batches);
   });
   const index_t fit = static_cast<index_t>(streams.extent(0)) / merged->stream_size();
@@ -182,9 +173,10 @@ double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& mo
                          index_t eval_batches) {
   Region region("sdp::train::evaluate_ensemble");
   const auto me = subnetwork_of_worker.begin() + world.worker();
-  const auto sharers = std::count(subnetwork_of_worker.begin(), subnetwork_of_worker.end(), *me);
-  const auto place = std::count(subnetwork_of_worker.begin(), me, *me);
-  EvalReader reader(data, batch_plan(global_batch, micro_batch, sharers, place), eval_batches);
+  const auto sharers =
+      static_cast<int>(std::count(subnetwork_of_worker.begin(), subnetwork_of_worker.end(), *me));
+  const auto place = static_cast<int>(std::count(subnetwork_of_worker.begin(), me, *me));
+  EvalReader reader(data, {global_batch, micro_batch, sharers, place}, eval_batches);
   // Ranks that share with few others have more samples; all count the same number of steps.
   const SampleLosses samples = sample_losses(
       world, exec, model, weights, reader, world.max(reader.steps()), micro_batch, data.seq_len());

@@ -30,4 +30,15 @@ RunSetup set_up_run(World const& world, Config const& deck) {
   });
 }
 
+BatchPlan batch_plan(Config const& config, int ranks, int rank) {
+  return {config.train.global_batch, config.train.micro_batch, ranks, rank};
+}
+
+DeliveryOptions delivery_options(SystemConfig const& system) {
+  DeliveryOptions options;
+  options.gpu_aware_mpi = system.gpu_aware_mpi == Toggle::on;
+  options.timeout_seconds = static_cast<double>(system.watchdog_seconds);
+  return options;
+}
+
 }  // namespace sdp

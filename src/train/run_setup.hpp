@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <optional>
 
+#include "comm/delivery.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
+#include "data/batch_reader.hpp"
 #include "train/arrangement.hpp"
 
 namespace sdp {
@@ -24,5 +26,11 @@ std::optional<World> declared_world(World const& world, Config const& deck);
 /// Collective; ConfigError, the same on every rank, where arrange() throws and where
 /// sdp.placement = "node_aligned" meets ranks that do not follow each other on their nodes.
 RunSetup set_up_run(World const& world, Config const& deck);
+
+/// How a rank shares the batches of a run.
+BatchPlan batch_plan(Config const& config, int ranks, int rank);
+
+/// How state moves between ranks outside of an update.
+DeliveryOptions delivery_options(SystemConfig const& system);
 
 }  // namespace sdp

@@ -332,10 +332,7 @@ class Trainer {
   /// update.
   double merged_loss() {
     Arrangement const& a = m_worker->arrangement();
-    DeliveryOptions options;
-    options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
-    options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
-    Delivery<V> delivery(m_world, options, m_exec);
+    Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
     const DeliverySource source = owned_source(a.layout, a.buckets, BufferLayout::weights);
     const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
                                 m_worker->weights(), source};

@@ -9,6 +9,7 @@
 #include "base/region.hpp"
 #include "base/timer.hpp"
 #include "optim/schedule.hpp"
+#include "train/run_setup.hpp"
 
 namespace sdp {
 
@@ -50,21 +51,12 @@ class ArrivalObserver : public ForwardObserver {
   Exchange<V>& m_exchange;
 };
 
-BatchPlan batch_plan(World const& world, Config const& config) {
-  BatchPlan plan;
-  plan.global_batch = config.train.global_batch;
-  plan.micro_batch = config.train.micro_batch;
-  plan.ranks = world.size();
-  plan.rank = world.rank();
-  return plan;
-}
-
 }  // namespace
 
 template <class V>
 TrainingStep<V>::TrainingStep(World const& world, Config const& config, TokenDataset& data)
     : m_world(world), m_config(config), m_reader(world.collectively([&] {
-        return TrainReader(data, config.run.seed, batch_plan(world, config));
+        return TrainReader(data, config.run.seed, batch_plan(config, world.size(), world.rank()));
       })) {
   const index_t b = config.train.micro_batch, t = config.train.seq_len;
   const MemoryScope scope(MemoryCategory::data);

@@ -9,6 +9,7 @@
 #include "comm/delivery.hpp"
 #include "kernels/core/compat.hpp"
 #include "train/progress.hpp"
+#include "train/run_setup.hpp"
 #include "train/training_state.hpp"
 
 namespace sdp {
@@ -156,10 +157,7 @@ void WorkerState<V>::rearrange(Arrangement next) {
   m_grads = {};
   m_exchange.reset();
 
-  DeliveryOptions options;
-  options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
-  options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
-  Delivery<V> delivery(m_world, options, m_exec);
+  Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
   if (!complete) {  // where every worker has all weights already, they stay where they are
     const auto source = owned_source(old.layout, old.buckets, BufferLayout::weights);
     const auto target = table_target(layout.weights.empty() ? layout.gradients : layout.weights,
