@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <mutex>
+#include <utility>
 
 namespace sdp::heartbeat {
 
@@ -15,12 +17,26 @@ std::int64_t now() {
 }
 
 std::atomic<std::int64_t> g_last{now()};
+std::atomic<std::int64_t> g_beats{0};
 std::atomic<char const*> g_phase{"start"};
+std::atomic<char const*> g_collective{nullptr};
+
+/// A text and the number of beats before it.
+struct Waiting {
+  std::mutex mutex;
+  std::string text;
+  std::int64_t beats = -1;
+};
+Waiting& waiting_text() {
+  static Waiting waiting;
+  return waiting;
+}
 
 }  // namespace
 
 void beat() {
   g_last.store(now(), std::memory_order_relaxed);
+  g_beats.fetch_add(1, std::memory_order_relaxed);
 }
 void phase(char const* name) {
   g_phase.store(name, std::memory_order_relaxed);
@@ -31,6 +47,28 @@ char const* current_phase() {
 }
 double silence_seconds() {
   return static_cast<double>(now() - g_last.load(std::memory_order_relaxed)) * 1e-3;
+}
+
+void set_waiting(std::string text) {
+  Waiting& waiting = waiting_text();
+  const std::lock_guard lock(waiting.mutex);
+  waiting.text = std::move(text);
+  waiting.beats = g_beats.load(std::memory_order_relaxed);
+}
+std::string waiting() {
+  if (char const* name = g_collective.load(std::memory_order_relaxed))
+    return std::string("waits for all ranks in ") + name;
+  Waiting& waiting = waiting_text();
+  const std::lock_guard lock(waiting.mutex);
+  return waiting.beats == g_beats.load(std::memory_order_relaxed) ? waiting.text : std::string();
+}
+
+Collective::Collective(char const* name) {
+  g_collective.store(name, std::memory_order_relaxed);
+}
+Collective::~Collective() {
+  g_collective.store(nullptr, std::memory_order_relaxed);
+  beat();
 }
 
 }  // namespace sdp::heartbeat

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 /// Signs of life of this process, for a watchdog in another thread. Phases are string literals.
 namespace sdp::heartbeat {
@@ -13,5 +14,20 @@ void phase(char const* name);
 char const* current_phase();
 /// Seconds since the last sign of life.
 double silence_seconds();
+
+/// Says what this process waits for until the next sign of life, such as "waits for ranks 1, 2".
+void set_waiting(std::string text);
+/// The last of these texts since the last sign of life, or what a Collective says; else empty.
+std::string waiting();
+
+/// Says, while it lives, that this process is inside of an operation of all ranks; its end is a
+/// sign of life. `name` is a string literal.
+class Collective {
+ public:
+  explicit Collective(char const* name);
+  ~Collective();
+  Collective(Collective const&) = delete;
+  Collective& operator=(Collective const&) = delete;
+};
 
 }  // namespace sdp::heartbeat

@@ -67,6 +67,8 @@ void Delivery<T>::run(DeliveryPlan const& plan, View1<T> const& source, View1<T>
       throw CommunicationError("a delivery has not moved for " +
                                std::to_string(static_cast<int>(m_options.timeout_seconds)) +
                                " s: " + describe());
+    else if (wait.report_due())
+      heartbeat::set_waiting(describe());
   }
   kernels::fence(m_exec, "sdp::comm::delivery");
   heartbeat::beat();

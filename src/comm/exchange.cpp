@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/heartbeat.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
 #include "base/timer.hpp"
@@ -402,6 +403,8 @@ void Exchange<G, W>::wait_until(Done&& done) {
       throw CommunicationError("the exchange has not moved for " +
                                std::to_string(static_cast<int>(m_options.timeout_seconds)) +
                                " s: " + describe());
+    else if (wait.report_due())
+      heartbeat::set_waiting(describe());
   }
 }
 

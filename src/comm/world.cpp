@@ -17,13 +17,14 @@ constexpr std::int64_t k_chunk = std::int64_t{1} << 28;
 template <class T>
 T reduce(MPI_Comm comm, T value, MPI_Datatype type, MPI_Op op) {
   T result{};
+  const heartbeat::Collective waits("MPI_Allreduce");
   check_mpi(MPI_Allreduce(&value, &result, 1, type, op, comm), "MPI_Allreduce");
-  heartbeat::beat();
   return result;
 }
 
 template <class T>
 void reduce_in_place(MPI_Comm comm, T* values, std::int64_t count, MPI_Datatype type) {
+  const heartbeat::Collective waits("MPI_Allreduce");
   for (std::int64_t begin = 0; begin < count; begin += k_chunk)
     check_mpi(
         MPI_Allreduce(MPI_IN_PLACE, values + begin,
@@ -101,6 +102,7 @@ void World::swap(World& other) noexcept {
 }
 
 void World::barrier() const {
+  const heartbeat::Collective waits("MPI_Barrier");
   check_mpi(MPI_Barrier(m_comm), "MPI_Barrier");
 }
 double World::sum(double value) const {
@@ -136,6 +138,7 @@ void World::sum_in_place(std::vector<std::int64_t>& values) const {
 }
 
 void World::broadcast_bytes(void* bytes, std::int64_t count, int root) const {
+  const heartbeat::Collective waits("MPI_Bcast");
   for (std::int64_t begin = 0; begin < count; begin += k_chunk)
     check_mpi(MPI_Bcast(static_cast<char*>(bytes) + begin,
                         static_cast<int>(std::min(k_chunk, count - begin)), MPI_BYTE, root, m_comm),
@@ -153,6 +156,7 @@ std::vector<std::string> World::gather(std::string const& text, int root) const 
   if (static_cast<std::int64_t>(text.size()) * m_size > k_chunk)
     throw CommunicationError("World::gather: " + std::to_string(text.size()) +
                              " bytes are too long a text to gather");
+  const heartbeat::Collective waits("MPI_Gather");
   const int length = static_cast<int>(text.size());
   std::vector<int> lengths(m_rank == root ? m_size : 0);
   check_mpi(MPI_Gather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, root, m_comm),
@@ -172,6 +176,7 @@ std::vector<std::string> World::gather(std::string const& text, int root) const 
 }
 
 std::vector<double> World::all_gather(double value) const {
+  const heartbeat::Collective waits("MPI_Allgather");
   std::vector<double> values(static_cast<std::size_t>(m_size));
   check_mpi(MPI_Allgather(&value, 1, MPI_DOUBLE, values.data(), 1, MPI_DOUBLE, m_comm),
             "MPI_Allgather");

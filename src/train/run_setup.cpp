@@ -37,8 +37,12 @@ BatchPlan batch_plan(Config const& config, int ranks, int rank) {
 DeliveryOptions delivery_options(SystemConfig const& system) {
   DeliveryOptions options;
   options.gpu_aware_mpi = system.gpu_aware_mpi == Toggle::on;
-  options.timeout_seconds = static_cast<double>(system.watchdog_seconds);
+  options.timeout_seconds = message_timeout(system);
   return options;
+}
+
+double message_timeout(SystemConfig const& system) {
+  return 2.0 * static_cast<double>(system.watchdog_seconds);
 }
 
 }  // namespace sdp

@@ -33,4 +33,8 @@ BatchPlan batch_plan(Config const& config, int ranks, int rank);
 /// How state moves between ranks outside of an update.
 DeliveryOptions delivery_options(SystemConfig const& system);
 
+/// Longest time without progress among messages, in seconds: past that of the watchdog, which
+/// reports for every rank.
+double message_timeout(SystemConfig const& system);
+
 }  // namespace sdp

@@ -13,6 +13,10 @@
 
 namespace sdp {
 
+namespace {
+constexpr std::chrono::duration<double> k_moment{0.5};
+}
+
 Watchdog::Watchdog(int rank, double seconds) : m_rank(rank), m_seconds(seconds) {
   heartbeat::beat();
   m_thread = std::thread([this] { watch(); });
@@ -27,15 +31,23 @@ Watchdog::~Watchdog() {
   m_thread.join();
 }
 
+std::string Watchdog::report(double silence) const {
+  const std::string waiting = heartbeat::waiting();
+  return fmt::format(
+      "rank {}: no progress for {:.0f} s in step {}, phase \"{}\"{}{} (system.watchdog_seconds)",
+      m_rank, silence, m_step.load(std::memory_order_relaxed), heartbeat::current_phase(),
+      waiting.empty() ? "" : "; ", waiting);
+}
+
 void Watchdog::watch() {
-  const auto interval = std::chrono::duration<double>(std::clamp(m_seconds / 10.0, 0.05, 5.0));
+  const auto interval = std::chrono::duration<double>(std::clamp(m_seconds / 20.0, 0.05, 2.0));
   std::unique_lock lock(m_mutex);
   while (!m_wake.wait_for(lock, interval, [this] { return m_done; })) {
     const double silence = heartbeat::silence_seconds();
     if (m_paused.load(std::memory_order_relaxed) || silence < m_seconds) continue;
-    log::error(fmt::format(
-        "rank {}: no progress for {:.0f} s in step {}, phase \"{}\" (system.watchdog_seconds)",
-        m_rank, silence, m_step.load(std::memory_order_relaxed), heartbeat::current_phase()));
+    log::error(report(silence));
+    // The others fell silent at about the same time and look as often as this one.
+    if (m_wake.wait_for(lock, k_moment + 2 * interval, [this] { return m_done; })) return;
     // The main thread may be inside MPI for ever, so MPI cannot end the job from here; a process
     // that leaves without a word makes the launcher do it.
     std::_Exit(static_cast<int>(ExitCode::communication));

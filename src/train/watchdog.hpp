@@ -5,14 +5,16 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <thread>
 
 namespace sdp {
 
 /// Ends the process with exit code 5 when the heartbeat of this process is silent for longer than
-/// `seconds`, after one line that says rank, step and phase. A rank that waits for a dead or stuck
-/// one is silent, so the launcher ends the job. Writing a checkpoint is not timed: a slow file
-/// system is no fault.
+/// `seconds`, after one line that says rank, step, phase and what it waits for. Ranks that wait for
+/// a dead or stuck one fall silent with it; since the launcher ends the job when the first of them
+/// leaves, each stays for a moment after its line, so that all are heard. Writing a checkpoint is
+/// not timed: a slow file system is no fault.
 class Watchdog {
  public:
   Watchdog(int rank, double seconds);
@@ -36,6 +38,7 @@ class Watchdog {
 
  private:
   void watch();
+  std::string report(double silence) const;
 
   int m_rank;
   double m_seconds;

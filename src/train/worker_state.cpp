@@ -8,6 +8,7 @@
 #include "base/region.hpp"
 #include "comm/delivery.hpp"
 #include "kernels/core/compat.hpp"
+#include "kernels/update/finite.hpp"
 #include "train/progress.hpp"
 #include "train/run_setup.hpp"
 #include "train/training_state.hpp"
@@ -98,7 +99,7 @@ void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
   options.method = m_config.system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
                                                                      : ReductionMethod::exchange;
   options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
-  options.timeout_seconds = static_cast<double>(m_config.system.watchdog_seconds);
+  options.timeout_seconds = message_timeout(m_config.system);
   m_exchange = std::make_unique<Exchange<V>>(m_world, std::move(schedule), options, m_exec);
   m_owned_gradients.clear();
   m_owned_weights.clear();
@@ -128,6 +129,22 @@ void WorkerState<V>::restore(CheckpointReader const& reader) {
   }
   TrainingState const& state = reader.info().header.state;
   m_optimizer->set_updates(state.step - state.skipped);
+}
+
+template <class V>
+std::optional<std::string> WorkerState<V>::not_finite() const {
+  const Kokkos::View<index_t, MemSpace> count("sdp::train::not_finite");
+  const auto found = Kokkos::create_mirror_view(count);
+  const auto in = [&](View1<V> const& flat) {
+    kernels::count_not_finite(m_exec, flat, count);
+    kernels::fence(m_exec, "sdp::train::not_finite");
+    Kokkos::deep_copy(found, count);
+    return found() > 0;
+  };
+  if (in(m_weights)) return k_group_model;
+  for (auto const& [name, moment] : m_optimizer->moments())
+    if (in(moment)) return "optimizer/" + name;
+  return std::nullopt;
 }
 
 template <class V>

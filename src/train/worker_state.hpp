@@ -41,6 +41,10 @@ class WorkerState {
   /// Weights and moments of a checkpoint, whatever mask, sharding or number of ranks wrote it.
   /// Rank-local; ConfigError when it was written with another optimizer.
   void restore(CheckpointReader const& reader);
+  /// The first of this rank's weights and moments, by its name in checkpoints, that has a value
+  /// which is not finite; nullopt where all are. The return of weights must have finished.
+  /// Rank-local.
+  std::optional<std::string> not_finite() const;
   /// What this rank has to write into a checkpoint. The return of weights must have finished.
   std::vector<CheckpointBuffer<V>> checkpoint_buffers() const;
 
