@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/error.hpp"
 #include "checkpoint/convert.hpp"
@@ -55,6 +56,61 @@ void require_same_model(LlamaConfig const& found, LlamaConfig const& expected,
   same(found.rms_norm_eps, expected.rms_norm_eps, "rms_norm_eps");
 }
 
+/// What opening the initial weights tells; they are read later.
+void check_weights(Config const& config) {
+  std::string const& path = config.model.init_from;
+  if (!is_checkpoint(path)) {
+    require_same_model(open_import(path, tensors_of).model.llama, config.model.llama, path);
+    return;
+  }
+  const CheckpointReader reader(path);
+  require_same_model(reader.info().header.model.llama, config.model.llama, path);
+  reader.check_tensors(tensors_of(config.model));
+}
+
+/// DataError where a checkpoint has no group that the optimizer of its own deck has filled.
+void require_moments(CheckpointReader const& reader, OptimizerConfig const& optimizer) {
+  std::vector<std::string> groups;
+  if (optimizer.kind == OptimizerKind::adamw)
+    groups = {k_group_exp_avg, k_group_exp_avg_sq};
+  else if (optimizer.momentum != 0.0)
+    groups = {k_group_momentum};
+  for (std::string const& group : groups)
+    if (!reader.has_group(group))
+      throw DataError(reader.info().path + " has no group /" + group +
+                      ", which the optimizer of its own deck has filled");
+}
+
+/// Whether the run of the deck can continue from a checkpoint: DataError where that is damaged,
+/// ConfigError where it is of another model, another run or other data.
+void check_resumable(CheckpointReader const& reader, Config const& config,
+                     TokenDataset const& training_set) {
+  CheckpointInfo const& info = reader.info();
+  require_same_model(info.header.model.llama, config.model.llama, info.path);
+  reader.check_tensors(tensors_of(config.model));
+  if (!info.header.deck.empty()) {
+    Launch launch;
+    launch.training = false;
+    const Config started = parse_deck(info.header.deck, info.path, {}, launch);
+    require_same_run(started, config, info.path);
+    require_moments(reader, started.optimizer);
+  }
+  const std::int64_t tokens = info.header.state.data_tokens;
+  if (tokens > 0 && tokens != training_set.num_tokens())
+    throw ConfigError(
+        fmt::format("data.train has {} tokens now, but {} when the run in \"{}\" was "
+                    "saved: the training data cannot change on resume",
+                    training_set.num_tokens(), tokens, info.path));
+}
+
+/// The texts that zero bytes end.
+std::vector<std::string> divided(std::string const& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, '\0');) parts.push_back(part);
+  return parts;
+}
+
 /// Steps of the run that a summary is of, -1 where there is none.
 std::int64_t summary_steps(fs::path const& path) {
   std::ifstream file(path);
@@ -79,62 +135,40 @@ DataSets open_data(World const& world, Config const& config, bool with_train) {
 
 StartPoint find_start(World const& world, Config const& config, TokenDataset const& training_set) {
   const RunFolder folder(config.run.out_dir);
-  std::string resume_path;
+  std::string const& resume = config.checkpoint.resume;
+  std::string list;  // of paths, each ended by a zero byte
   world.collectively([&] {
     if (!world.is_root()) return;
     folder.check(config);
-    std::string const& resume = config.checkpoint.resume;
-    if (resume == "never") return;
-    if (resume == "auto") {
-      if (folder.holds_run()) resume_path = find_latest(folder.checkpoints()).value_or("");
-      return;
-    }
+    if (resume == "auto" && folder.holds_run())
+      for (std::string const& path : resume_candidates(folder.checkpoints())) list += path + '\0';
     std::error_code error;
-    if (!fs::is_regular_file(resume, error))
+    if (resume != "auto" && resume != "never" && !fs::is_regular_file(resume, error))
       throw ConfigError("checkpoint.resume \"" + resume + "\" is not a file");
-    resume_path = resume;
   });
-  world.broadcast(resume_path);
+  world.broadcast(list);
 
   StartPoint start;
-  if (resume_path.empty() && config.checkpoint.resume == "auto") {
-    // A run without a checkpoint at its end is known by its summary.
-    start.finished = world.any(world.is_root() && folder.holds_run() &&
-                               summary_steps(folder.summary()) >= config.train.steps);
-    if (start.finished) return start;
+  const auto check = [&config, &training_set](CheckpointReader const& reader) {
+    check_resumable(reader, config, training_set);
+  };
+  if (resume == "auto")
+    start.resume = ResumeChain(divided(list), config.run.out_dir, check);
+  else if (resume != "never")
+    start.resume = ResumeChain(resume, check);
+  start.resume.open(world);
+  if (start.resume) {
+    const bool done = start.resume->info().header.state.step >= config.train.steps;
+    start.finished = world.any(world.is_root() && done && fs::exists(folder.summary()));
+    return start;
   }
-  world.collectively([&] {
-    if (resume_path.empty()) {
-      start.init_from = config.model.init_from;
-      if (start.init_from.empty()) return;
-      // Opening checks the headers; the weights are read later.
-      if (is_checkpoint(start.init_from)) {
-        const CheckpointReader reader(start.init_from);
-        require_same_model(reader.info().header.model.llama, config.model.llama, start.init_from);
-        reader.check_tensors(tensors_of(config.model));
-      } else {
-        require_same_model(open_import(start.init_from, tensors_of).model.llama, config.model.llama,
-                           start.init_from);
-      }
-      return;
-    }
-    start.resume.emplace(resume_path);
-    CheckpointInfo const& info = start.resume->info();
-    require_same_model(info.header.model.llama, config.model.llama, resume_path);
-    start.resume->check_tensors(tensors_of(config.model));
-    if (!info.header.deck.empty()) {
-      Launch launch;
-      launch.training = false;
-      require_same_run(parse_deck(info.header.deck, resume_path, {}, launch), config, resume_path);
-    }
-    const std::int64_t tokens = info.header.state.data_tokens;
-    if (tokens > 0 && tokens != training_set.num_tokens())
-      throw ConfigError(
-          fmt::format("data.train has {} tokens now, but {} when the run in \"{}\" was "
-                      "saved: the training data cannot change on resume",
-                      training_set.num_tokens(), tokens, resume_path));
-    start.finished = info.header.state.step >= config.train.steps && fs::exists(folder.summary());
-  });
+  // A run without a checkpoint at its end is known by its summary.
+  start.finished =
+      resume == "auto" && world.any(world.is_root() && folder.holds_run() &&
+                                    summary_steps(folder.summary()) >= config.train.steps);
+  if (start.finished) return start;
+  start.init_from = config.model.init_from;
+  if (!start.init_from.empty()) world.collectively([&] { check_weights(config); });
   return start;
 }
 

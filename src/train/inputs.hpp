@@ -2,13 +2,12 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "checkpoint/checkpoint.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
 #include "data/token_dataset.hpp"
+#include "train/resume.hpp"
 
 namespace sdp {
 
@@ -24,13 +23,15 @@ DataSets open_data(World const& world, Config const& config, bool with_train);
 
 /// Where a run starts from: nothing, a checkpoint of its own that it continues, or other weights.
 struct StartPoint {
-  std::optional<CheckpointReader> resume;
+  ResumeChain resume;
   std::string init_from;  ///< checkpoint file or safetensors, empty for random weights
   bool finished = false;  ///< the run in out_dir has done all its steps
 };
 
 /// Decides it by checkpoint.resume, run.out_dir and model.init_from, and checks what it finds
-/// against the deck. Collective; errors are the same on every rank. Writes nothing.
+/// against the deck. A checkpoint of the run's own that is damaged is passed over for an older one;
+/// DataError where none is left. Collective; errors are the same on every rank. Writes nothing. The
+/// configuration and the data must outlive the result.
 StartPoint find_start(World const& world, Config const& config, TokenDataset const& training_set);
 
 /// Reads weights into the flat buffer of a table from a checkpoint or from Hugging Face

@@ -4,15 +4,21 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "base/error.hpp"
+#include "checkpoint/checkpoint.hpp"
 #include "config/load.hpp"
 
 namespace sdp {
 
 namespace fs = std::filesystem;
+
+namespace {
+constexpr char const* k_unreadable_suffix = ".unreadable";
+}
 
 bool RunFolder::holds_run() const {
   std::error_code ignored;
@@ -61,6 +67,18 @@ void RunFolder::create(Config const& config) const {
   write_file(this->config(), to_toml(config));
   // A summary is of a run that ended; this one goes on.
   fs::remove(summary(), error);
+}
+
+void RunFolder::set_aside(std::vector<std::string> const& unreadable,
+                          std::string const& resumed) const {
+  if (unreadable.empty()) return;
+  const std::vector<std::string> own = list_checkpoints(checkpoints());
+  for (std::string const& path : unreadable) {
+    if (std::find(own.begin(), own.end(), path) == own.end()) continue;
+    std::error_code ignored;
+    fs::rename(path, path + k_unreadable_suffix, ignored);
+  }
+  write_file(checkpoints() / "latest", fs::path(resumed).filename().string() + "\n");
 }
 
 void write_file(fs::path const& path, std::string const& text) {

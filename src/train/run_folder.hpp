@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "config/config.hpp"
 
@@ -33,6 +34,11 @@ class RunFolder {
   /// Creates the folders (ConfigError where that fails), writes config.toml (DataError) and removes
   /// the summary of an earlier end.
   void create(Config const& config) const;
+
+  /// Gives checkpoints that cannot be read another name, so that neither a later start nor the
+  /// count of checkpoints.keep meets them again, and makes `latest` name the one that the run
+  /// continues from. Files elsewhere are left alone. DataError where `latest` cannot be written.
+  void set_aside(std::vector<std::string> const& unreadable, std::string const& resumed) const;
 
  private:
   std::filesystem::path m_root;

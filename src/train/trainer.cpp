@@ -47,6 +47,12 @@ std::int64_t resident_before_model() {
   return resident_bytes();
 }
 
+/// Who holds what from this step on. Collective.
+Arrangement arranged_at(World const& world, Config const& config, std::int64_t step) {
+  return world.collectively(
+      [&] { return arrange(config, world.workers(), world.node_size(), step); });
+}
+
 /// One run on one rank.
 template <class V>
 class Trainer {
@@ -62,19 +68,17 @@ class Trainer {
         m_data(std::move(data)),
         m_resident_before(resident_before_model()) {
     m_worker.emplace(world, m_config, std::move(arrangement), m_exec);
+    if (start.resume)
+      resume(start.resume);
+    else
+      world.collectively([&] {
+        if (start.init_from.empty())
+          m_worker->initialise(config.run.seed);
+        else
+          load_weights(start.init_from, config.model.llama, m_worker->subnetwork().weights,
+                       m_worker->weights());
+      });
     m_replicas.emplace(world, m_worker->arrangement());
-    world.collectively([&] {
-      if (start.resume) {
-        m_worker->restore(*start.resume);
-        m_state = start.resume->info().header.state;
-        m_arranged_for = m_state.step;
-      } else if (!start.init_from.empty()) {
-        load_weights(start.init_from, config.model.llama, m_worker->subnetwork().weights,
-                     m_worker->weights());
-      } else {
-        m_worker->initialise(config.run.seed);
-      }
-    });
     m_step.emplace(world, m_config, *m_data.train);
     count_flops();
     m_flops = m_update_flops * static_cast<double>(m_state.samples / config.train.global_batch);
@@ -86,6 +90,7 @@ class Trainer {
     m_world.collectively([&] {
       if (!m_world.is_root()) return;
       m_folder.create(m_deck);
+      m_folder.set_aside(m_unreadable, m_resumed_from);
       write_arrangement();
       m_metrics.rewind(m_state.step);
     });
@@ -165,6 +170,23 @@ class Trainer {
   }
 
  private:
+  /// Continues from the first checkpoint that can be read as a whole.
+  void resume(ResumeChain& chain) {
+    while (!chain.read(m_world, [&](auto const& reader) { m_worker->restore(reader); })) {
+      const std::int64_t step = chain->info().header.state.step;
+      m_worker.emplace(m_world, m_config, arranged_at(m_world, m_config, step), m_exec);
+    }
+    m_state = chain->info().header.state;
+    m_arranged_for = m_state.step;
+    m_resumed_from = chain->info().path;
+    for (PassedOver const& damaged : chain.passed_over()) {
+      m_unreadable.push_back(damaged.path);
+      if (m_world.is_root())
+        log::warning(fmt::format("passed over {} and continued from {}: {}", damaged.path,
+                                 m_resumed_from, damaged.why));
+    }
+  }
+
   /// Whether something after this update looks at the weights or the messages of all ranks.
   bool settles_after(std::int64_t step) const {
     const auto every = [&](std::int64_t period) { return period > 0 && step % period == 0; };
@@ -209,9 +231,7 @@ class Trainer {
   void remask(Progress& progress) {
     heartbeat::phase("changing the mask");
     m_worker->exchange().finish_return();
-    Arrangement next = m_world.collectively(
-        [&] { return arrange(m_config, m_world.workers(), m_world.node_size(), m_state.step); });
-    m_worker->rearrange(std::move(next));
+    m_worker->rearrange(arranged_at(m_world, m_config, m_state.step));
     m_replicas.emplace(m_world, m_worker->arrangement());
     m_arranged_for = m_state.step;
     count_flops();
@@ -406,10 +426,12 @@ class Trainer {
   std::optional<WorkerState<V>> m_worker;
   std::optional<ReplicaCheck<V>> m_replicas;
   std::optional<TrainingStep<V>> m_step;
-  std::int64_t m_arranged_for = 0;   // update that the mask was made for
-  double m_update_flops = 0;         // of this rank in one update
-  double m_flops = 0;                // of this rank; those of earlier starts as with this mask
-  std::vector<double> m_step_times;  // (updates) ms
+  std::string m_resumed_from;             // checkpoint; empty: none
+  std::vector<std::string> m_unreadable;  // checkpoints that were passed over
+  std::int64_t m_arranged_for = 0;        // update that the mask was made for
+  double m_update_flops = 0;              // of this rank in one update
+  double m_flops = 0;                     // of this rank; those of earlier starts as with this mask
+  std::vector<double> m_step_times;       // (updates) ms
   std::optional<double> m_val_loss;
   std::optional<double> m_ensemble_loss;
   std::optional<double> m_sent_bytes;
@@ -428,10 +450,7 @@ TrainEnd train_in(World const& world, Config const& deck) {
     return TrainEnd::finished;
   }
   if (start.resume && config.sdp.remask_every > 0)
-    setup.arrangement = world.collectively([&] {
-      return arrange(deck, world.workers(), world.node_size(),
-                     start.resume->info().header.state.step);
-    });
+    setup.arrangement = arranged_at(world, config, start.resume->info().header.state.step);
   const auto run = [&]<class V>(V) {
     Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), std::move(data),
                        std::move(start));
