@@ -3,6 +3,7 @@
 #include <mpi.h>
 
 #include <Kokkos_Core.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include "base/memory_ledger.hpp"
 #include "cli/commands.hpp"
 #include "comm/mpi_session.hpp"
+#include "train/stop_request.hpp"
 
 namespace sdp::cli {
 
@@ -34,6 +36,14 @@ int from_environment(std::initializer_list<char const*> variables, int otherwise
 bool launched_many_times(int& rank) {
   rank = from_environment({"OMPI_COMM_WORLD_RANK", "PMI_RANK"}, 0);
   return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1) > 1;
+}
+
+/// Whether this process is going to train. Signals ask such a process to stop after a step, from
+/// its first moment on; other commands end at once.
+bool will_train(std::vector<char*> const& arguments) {
+  return arguments.size() > 1 && std::strcmp(arguments[1], "train") == 0 &&
+         std::none_of(arguments.begin(), arguments.end(),
+                      [](char const* word) { return std::strcmp(word, "--dry-run") == 0; });
 }
 
 /// Parses the arguments; a status to exit with, or nothing when `action` is to be run. Only a
@@ -124,6 +134,8 @@ int main(int argc, char** argv) {
     (std::strncmp(argv[i], "--kokkos-", 9) == 0 ? kokkos_arguments : arguments).push_back(argv[i]);
   const bool named = arguments.size() > 1 && arguments[1][0] != '-';
   const bool parallel = named && is_parallel(arguments[1]);
+  std::optional<StopRequest> signals;
+  if (will_train(arguments)) signals.emplace();
   std::optional<MpiSession> session;
   int rank = 0;
   if (parallel) {
