@@ -94,15 +94,14 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
     Kokkos::deep_copy(exec, m_targets, m_host_targets);
     Timer phase;
     // The weights of the last update may still be arriving.
-    const double blocked = exchange.statistics().blocked_ms;
+    const double before = exchange.statistics().blocked_ms;
     model.forward(exec, weights, inputs, m == 0 ? &arriving : nullptr);
-    if (m == 0) {
-      exchange.finish_return();
-      times.exchange += exchange.statistics().blocked_ms - blocked;
-    }
+    if (m == 0) exchange.finish_return();
+    const double blocked = exchange.statistics().blocked_ms - before;
+    times.exchange += blocked;
     // Receives are open from here on, so nothing that throws on all ranks may come after it.
     if (last) exchange.begin(grads);
-    times.forward += phase.milliseconds();
+    times.forward += phase.milliseconds() - blocked;
     phase.reset();
     model.loss_backward(exec, weights, targets, grad_scale, m > 0, grads, m_losses,
                         m_config.train.label_smoothing);
