@@ -9,7 +9,6 @@
 #include "base/region.hpp"
 #include "kernels/core/compat.hpp"
 #include "models/llama_streamed.hpp"
-#include "train/evaluate.hpp"
 
 namespace sdp {
 
@@ -138,7 +137,8 @@ class Merged {
 template <class V>
 EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V>& delivery,
                            MergedModel<V> const& model, View1<V> const& streams, TokenDataset& data,
-                           index_t global_batch, index_t micro_batch, index_t eval_batches) {
+                           index_t global_batch, index_t micro_batch, index_t eval_batches,
+                           EvalCheck const& check) {
   Region region("sdp::train::evaluate_merged");
   const auto merged = world.collectively([&] {
     return std::make_unique<Merged<V>>(
@@ -160,7 +160,10 @@ EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V
   for (index_t first = 0; first < merged->steps(); first += wave) {
     const index_t count = std::min(wave, merged->steps() - first);
     merged->embed(first, count);
-    for (DeliveryPlan const& plan : plans) merged->layer(delivery, plan, first, count);
+    for (DeliveryPlan const& plan : plans) {
+      if (check) world.collectively(check);
+      merged->layer(delivery, plan, first, count);
+    }
     merged->loss(first, count);
   }
   return merged->result();
@@ -170,16 +173,19 @@ template <class V>
 double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& model,
                          View1<V> const& weights, std::vector<int> const& subnetwork_of_worker,
                          TokenDataset& data, index_t global_batch, index_t micro_batch,
-                         index_t eval_batches) {
+                         index_t eval_batches, EvalCheck const& check) {
   Region region("sdp::train::evaluate_ensemble");
   const auto me = subnetwork_of_worker.begin() + world.worker();
   const auto sharers =
       static_cast<int>(std::count(subnetwork_of_worker.begin(), subnetwork_of_worker.end(), *me));
   const auto place = static_cast<int>(std::count(subnetwork_of_worker.begin(), me, *me));
-  EvalReader reader(data, {global_batch, micro_batch, sharers, place}, eval_batches);
+  EvalReader reader = world.collectively([&] {
+    return EvalReader(data, {global_batch, micro_batch, sharers, place}, eval_batches);
+  });
   // Ranks that share with few others have more samples; all count the same number of steps.
-  const SampleLosses samples = sample_losses(
-      world, exec, model, weights, reader, world.max(reader.steps()), micro_batch, data.seq_len());
+  const SampleLosses samples =
+      sample_losses(world, exec, model, weights, reader, world.max(reader.steps()), micro_batch,
+                    data.seq_len(), check);
   // n_i / R times a rank's part of the mean of its subnetwork.
   double total = 0;
   for (double part : world.all_gather(samples.sum() * static_cast<double>(sharers))) total += part;
@@ -188,15 +194,19 @@ double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& mo
 
 template EvalResult evaluate_merged<float>(World const&, ExecSpace const&, Delivery<float>&,
                                            MergedModel<float> const&, View1<float> const&,
-                                           TokenDataset&, index_t, index_t, index_t);
+                                           TokenDataset&, index_t, index_t, index_t,
+                                           EvalCheck const&);
 template EvalResult evaluate_merged<double>(World const&, ExecSpace const&, Delivery<double>&,
                                             MergedModel<double> const&, View1<double> const&,
-                                            TokenDataset&, index_t, index_t, index_t);
+                                            TokenDataset&, index_t, index_t, index_t,
+                                            EvalCheck const&);
 template double evaluate_ensemble<float>(World const&, ExecSpace const&, Llama<float>&,
                                          View1<float> const&, std::vector<int> const&,
-                                         TokenDataset&, index_t, index_t, index_t);
+                                         TokenDataset&, index_t, index_t, index_t,
+                                         EvalCheck const&);
 template double evaluate_ensemble<double>(World const&, ExecSpace const&, Llama<double>&,
                                           View1<double> const&, std::vector<int> const&,
-                                          TokenDataset&, index_t, index_t, index_t);
+                                          TokenDataset&, index_t, index_t, index_t,
+                                          EvalCheck const&);
 
 }  // namespace sdp

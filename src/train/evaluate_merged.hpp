@@ -7,7 +7,7 @@
 #include "comm/world.hpp"
 #include "data/batch_reader.hpp"
 #include "models/llama.hpp"
-#include "train/sample_losses.hpp"
+#include "train/evaluate.hpp"
 
 namespace sdp {
 
@@ -30,7 +30,8 @@ struct MergedModel {
 template <class V>
 EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V>& delivery,
                            MergedModel<V> const& model, View1<V> const& streams, TokenDataset& data,
-                           index_t global_batch, index_t micro_batch, index_t eval_batches);
+                           index_t global_batch, index_t micro_batch, index_t eval_batches,
+                           EvalCheck const& check = {});
 
 /// Mean over the ranks of the losses of their subnetworks, each on all of the samples that
 /// evaluate() takes: sum over subnetworks i of n_i / R * loss_i. The n_i ranks of a subnetwork
@@ -41,20 +42,23 @@ template <class V>
 double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& model,
                          View1<V> const& weights, std::vector<int> const& subnetwork_of_worker,
                          TokenDataset& data, index_t global_batch, index_t micro_batch,
-                         index_t eval_batches);
+                         index_t eval_batches, EvalCheck const& check = {});
 
 extern template EvalResult evaluate_merged<float>(World const&, ExecSpace const&, Delivery<float>&,
                                                   MergedModel<float> const&, View1<float> const&,
-                                                  TokenDataset&, index_t, index_t, index_t);
+                                                  TokenDataset&, index_t, index_t, index_t,
+                                                  EvalCheck const&);
 extern template EvalResult evaluate_merged<double>(World const&, ExecSpace const&,
                                                    Delivery<double>&, MergedModel<double> const&,
                                                    View1<double> const&, TokenDataset&, index_t,
-                                                   index_t, index_t);
+                                                   index_t, index_t, EvalCheck const&);
 extern template double evaluate_ensemble<float>(World const&, ExecSpace const&, Llama<float>&,
                                                 View1<float> const&, std::vector<int> const&,
-                                                TokenDataset&, index_t, index_t, index_t);
+                                                TokenDataset&, index_t, index_t, index_t,
+                                                EvalCheck const&);
 extern template double evaluate_ensemble<double>(World const&, ExecSpace const&, Llama<double>&,
                                                  View1<double> const&, std::vector<int> const&,
-                                                 TokenDataset&, index_t, index_t, index_t);
+                                                 TokenDataset&, index_t, index_t, index_t,
+                                                 EvalCheck const&);
 
 }  // namespace sdp

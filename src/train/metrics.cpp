@@ -47,6 +47,17 @@ void MetricsLog::rewind(std::int64_t step) const {
   write_file(m_path, kept);
 }
 
+bool MetricsLog::has_evaluation(std::int64_t step) const {
+  std::ifstream file(m_path, std::ios::binary);
+  for (std::string line; std::getline(file, line);) {
+    const Json record = Json::parse(line, nullptr, false);
+    if (record.is_object() && record.value("event", "") == "eval" &&
+        record.value("step", std::int64_t{-1}) == step)
+      return true;
+  }
+  return false;
+}
+
 void MetricsLog::append(TrainRecord const& r) const {
   append_line(Json{
       {"event", "train"},

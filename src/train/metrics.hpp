@@ -54,6 +54,8 @@ class MetricsLog {
   explicit MetricsLog(std::filesystem::path path) : m_path(std::move(path)) {}
   /// Drops the lines past `step`, and a last line that was cut off; 0 drops everything.
   void rewind(std::int64_t step) const;
+  /// Whether there is an evaluation of this step already.
+  bool has_evaluation(std::int64_t step) const;
   void append(TrainRecord const& record) const;
   void append(EvalRecord const& record) const;
   void append(CheckpointRecord const& record) const;
