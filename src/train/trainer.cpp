@@ -13,7 +13,6 @@
 #include "base/heartbeat.hpp"
 #include "base/log.hpp"
 #include "base/memory_ledger.hpp"
-#include "base/region.hpp"
 #include "base/timer.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "comm/delivery.hpp"
@@ -23,6 +22,7 @@
 #include "subnet/mask_json.hpp"
 #include "train/accounting.hpp"
 #include "train/arrangement.hpp"
+#include "train/checkpoint_saver.hpp"
 #include "train/evaluate.hpp"
 #include "train/evaluate_merged.hpp"
 #include "train/inputs.hpp"
@@ -80,6 +80,7 @@ class Trainer {
       });
     m_replicas.emplace(world, m_worker->arrangement());
     m_step.emplace(world, m_config, *m_data.train);
+    m_saver.emplace(world, m_config.checkpoint, m_folder.checkpoints().string(), m_metrics);
     count_flops();
     m_flops = m_update_flops * static_cast<double>(m_state.samples / config.train.global_batch);
   }
@@ -98,7 +99,7 @@ class Trainer {
     announce(progress);
     StopRequest stop;
     Watchdog watchdog(m_world.rank(), static_cast<double>(m_config.system.watchdog_seconds));
-    Timer since_record, since_checkpoint;
+    Timer since_record;
     std::int64_t record_step = m_state.step;
     int nonfinite_in_a_row = 0;
 
@@ -148,20 +149,18 @@ class Trainer {
         since_record.reset();
         record_step = m_state.step;
       }
-      if (!last && stop_wanted(stop, wall.seconds())) {
-        const Watchdog::Pause pause(watchdog);
-        save(progress);
+      if (last) break;
+      const auto decision = m_saver->decide(m_state.step, wants_to_stop(stop, wall.seconds()));
+      if (!decision.stop && !decision.save) continue;
+      const Watchdog::Pause pause(watchdog);
+      save(progress);
+      if (decision.stop) {
         progress.note(fmt::format("stopped after step {} of {}; run again to continue",
                                   m_state.step, c.steps));
         return TrainEnd::stopped;
       }
-      if (!last && checkpoint_due(since_checkpoint.seconds())) {
-        const Watchdog::Pause pause(watchdog);
-        save(progress);
-        since_checkpoint.reset();
-        since_record.reset();
-        record_step = m_state.step;
-      }
+      since_record.reset();
+      record_step = m_state.step;
     }
     const Watchdog::Pause pause(watchdog);
     if (m_config.checkpoint.at_end && !m_step_times.empty()) save(progress);
@@ -272,17 +271,9 @@ class Trainer {
         log::warning(warning);
   }
 
-  bool stop_wanted(StopRequest const& stop, double wall_seconds) const {
+  bool wants_to_stop(StopRequest const& stop, double wall_seconds) const {
     const std::int64_t limit = m_config.system.max_walltime;
-    const bool mine = stop.requested() || (limit > 0 && wall_seconds >= static_cast<double>(limit));
-    return m_world.any(mine);
-  }
-
-  bool checkpoint_due(double seconds_since_last) const {
-    CheckpointConfig const& c = m_config.checkpoint;
-    if (c.every_steps > 0 && m_state.step % c.every_steps == 0) return true;
-    return c.every_seconds > 0 &&
-           m_world.any(seconds_since_last >= static_cast<double>(c.every_seconds));
+    return stop.requested() || (limit > 0 && wall_seconds >= static_cast<double>(limit));
   }
 
   void record(Progress& progress, StepTimes const& times, UpdateResult const& result,
@@ -365,24 +356,13 @@ class Trainer {
   }
 
   void save(Progress& progress) {
-    Region region("sdp::train::checkpoint");
-    heartbeat::phase("checkpoint");
     CheckpointHeader header;
     header.model = m_config.model;
     header.state = m_state;
     header.state.data_tokens = m_data.train->num_tokens();
     header.deck = to_toml(m_deck);
     header.mask = mask_text();
-    m_worker->exchange().finish_return();
-    const SavedCheckpoint saved =
-        save_checkpoint(m_world, m_folder.checkpoints().string(), m_config.checkpoint.keep, header,
-                        m_worker->checkpoint_buffers());
-    m_world.collectively([&] {
-      if (m_world.is_root())
-        m_metrics.append(CheckpointRecord{m_state.step, saved.path, saved.seconds, saved.bytes});
-    });
-    progress.note(fmt::format("step {}  checkpoint {} ({} in {:.1f} s)", m_state.step, saved.path,
-                              short_bytes(static_cast<double>(saved.bytes)), saved.seconds));
+    m_saver->save(header, *m_worker, progress);
   }
 
   void finish(Progress& progress, double wall_seconds) {
@@ -426,6 +406,7 @@ class Trainer {
   std::optional<WorkerState<V>> m_worker;
   std::optional<ReplicaCheck<V>> m_replicas;
   std::optional<TrainingStep<V>> m_step;
+  std::optional<CheckpointSaver<V>> m_saver;
   std::string m_resumed_from;             // checkpoint; empty: none
   std::vector<std::string> m_unreadable;  // checkpoints that were passed over
   std::int64_t m_arranged_for = 0;        // update that the mask was made for
