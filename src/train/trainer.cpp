@@ -33,6 +33,7 @@
 #include "train/run_folder.hpp"
 #include "train/run_setup.hpp"
 #include "train/stop_request.hpp"
+#include "train/stop_rule.hpp"
 #include "train/training_step.hpp"
 #include "train/watchdog.hpp"
 #include "train/worker_state.hpp"
@@ -66,6 +67,7 @@ class Trainer {
         m_folder(config.run.out_dir),
         m_metrics(m_folder.metrics()),
         m_data(std::move(data)),
+        m_stop_rule(config.system.max_walltime),
         m_resident_before(resident_before_model()) {
     m_worker.emplace(world, m_config, std::move(arrangement), m_exec);
     if (start.resume)
@@ -85,8 +87,9 @@ class Trainer {
     m_flops = m_update_flops * static_cast<double>(m_state.samples / config.train.global_batch);
   }
 
-  /// `wall` has run since the command began; the wall-time limit counts from there.
-  TrainEnd run(Timer const& wall) {
+  /// `wall` has run since the checks began; the wall-time limit counts from the start of the
+  /// process.
+  TrainEnd run(Timer const& wall, Watchdog& watchdog) {
     TrainConfig const& c = m_config.train;
     m_world.collectively([&] {
       if (!m_world.is_root()) return;
@@ -97,14 +100,12 @@ class Trainer {
     });
     Progress progress(m_world.is_root(), m_state.step, c.steps);
     announce(progress);
-    StopRequest stop;
-    Watchdog watchdog(m_world.rank(), static_cast<double>(m_config.system.watchdog_seconds));
     Timer since_record;
     std::int64_t record_step = m_state.step;
-    int nonfinite_in_a_row = 0;
 
-    if (m_state.step >= c.steps && m_data.val) run_evaluation(progress);
+    if (owes_evaluation()) run_evaluation(progress, {}, has_evaluation());
     while (m_state.step < c.steps) {
+      const Timer update;
       watchdog.set_step(m_state.step + 1);
       if (remask_due()) remask(progress);
       StepTimes times = m_step->update(m_exec, *m_worker, m_state.step);
@@ -115,46 +116,36 @@ class Trainer {
       m_state.samples += c.global_batch;
       m_flops += m_update_flops;
       m_state.tokens += c.global_batch * c.seq_len;
-      if (result.skipped) {
-        m_state.skipped += 1;
-        nonfinite_in_a_row += 1;
-        if (m_world.is_root())
-          log::warning(
-              fmt::format("step {}: loss or gradient is not finite; update skipped", m_state.step));
-        if (nonfinite_in_a_row >= c.max_nonfinite) {
-          m_worker->exchange().finish_return();
-          m_world.collectively([&] {
-            throw NonFiniteError(
-                fmt::format("step {}: {} updates in a row had a loss or gradient "
-                            "that is not finite (train.max_nonfinite)",
-                            m_state.step, nonfinite_in_a_row));
-          });
-        }
-      } else {
-        nonfinite_in_a_row = 0;
-      }
+      const bool gives_up = count_skipped(result.skipped);
+      if (gives_up) settle(times);
       if (m_config.sdp.hash_every > 0 && m_state.step % m_config.sdp.hash_every == 0)
         m_replicas->run(m_exec, m_worker->weights());
       const bool last = m_state.step == c.steps;
-      if (m_state.step % c.log_every == 0 || last) {
+      if (m_state.step % c.log_every == 0 || last || gives_up) {
         record(progress, times, result, since_record.milliseconds(), m_state.step - record_step);
         since_record.reset();
         record_step = m_state.step;
       } else {
         progress.live(m_state.step);
       }
-      const bool evaluate_now = last || (c.eval_every > 0 && m_state.step % c.eval_every == 0);
-      if (evaluate_now && m_data.val) {
-        run_evaluation(progress);
+      if (gives_up) give_up();
+      m_stop_rule.update_took(update.seconds());
+      bool broken_off = false;
+      if (m_data.val && evaluates_after(m_state.step)) {
+        broken_off = !run_evaluation(progress, [this] {
+          if (m_stop.requested() || m_stop_rule.ends_evaluation(m_stop.age()))
+            throw Error(ExitCode::stopped, "the evaluation was broken off");
+        });
         since_record.reset();
         record_step = m_state.step;
       }
-      if (last) break;
-      const auto decision = m_saver->decide(m_state.step, wants_to_stop(stop, wall.seconds()));
+      if (last && !broken_off) break;
+      const auto decision = m_saver->decide(m_state.step, broken_off || wants_to_stop());
       if (!decision.stop && !decision.save) continue;
       const Watchdog::Pause pause(watchdog);
       save(progress);
-      if (decision.stop) {
+      // A save may take long enough for the order to stop to arrive; another one would add nothing.
+      if (decision.stop || m_world.any(wants_to_stop())) {
         progress.note(fmt::format("stopped after step {} of {}; run again to continue",
                                   m_state.step, c.steps));
         return TrainEnd::stopped;
@@ -271,9 +262,37 @@ class Trainer {
         log::warning(warning);
   }
 
-  bool wants_to_stop(StopRequest const& stop, double wall_seconds) const {
-    const std::int64_t limit = m_config.system.max_walltime;
-    return stop.requested() || (limit > 0 && wall_seconds >= static_cast<double>(limit));
+  bool wants_to_stop() const { return m_stop.requested() || m_stop_rule.ends_run(m_stop.age()); }
+
+  /// Counts an update that was skipped; true when there were too many in a row.
+  bool count_skipped(bool skipped) {
+    m_skipped_in_a_row = skipped ? m_skipped_in_a_row + 1 : 0;
+    if (!skipped) return false;
+    m_state.skipped += 1;
+    if (m_world.is_root())
+      log::warning(
+          fmt::format("step {}: loss or gradient is not finite; update skipped", m_state.step));
+    return m_skipped_in_a_row >= m_config.train.max_nonfinite;
+  }
+  [[noreturn]] void give_up() const {
+    throw on_all_ranks(NonFiniteError(
+        fmt::format("step {}: {} updates in a row had a loss or gradient that is not finite "
+                    "(train.max_nonfinite)",
+                    m_state.step, m_skipped_in_a_row)));
+  }
+
+  bool evaluates_after(std::int64_t step) const {
+    TrainConfig const& c = m_config.train;
+    return step >= c.steps || (c.eval_every > 0 && step % c.eval_every == 0);
+  }
+  /// Whether the step that this start continues from was to be evaluated, and was not: the order to
+  /// stop came first. The last one is evaluated in any case, for the summary.
+  bool owes_evaluation() const {
+    if (!m_data.val || m_state.step == 0 || !evaluates_after(m_state.step)) return false;
+    return m_state.step >= m_config.train.steps || !has_evaluation();
+  }
+  bool has_evaluation() const {
+    return m_world.any(m_world.is_root() && m_metrics.has_evaluation(m_state.step));
   }
 
   void record(Progress& progress, StepTimes const& times, UpdateResult const& result,
@@ -312,45 +331,56 @@ class Trainer {
     progress.line(r);
   }
 
-  void run_evaluation(Progress& progress) {
+  /// False where `check` broke it off; then only the state of the run is still there, not the
+  /// model.
+  /// `recorded`: metrics.jsonl has this evaluation already.
+  bool run_evaluation(Progress& progress, EvalCheck const& check, bool recorded = false) {
     heartbeat::phase("evaluation");
     const Timer timer;
     EvalRecord r;
     r.step = m_state.step;
     m_worker->exchange().finish_return();
     TrainConfig const& c = m_config.train;
-    if (m_config.sdp.regime == Regime::forward) {
-      r.ensemble_loss = evaluate_ensemble(m_world, m_exec, m_worker->model(), m_worker->weights(),
-                                          m_worker->arrangement().subnetwork_of_worker, *m_data.val,
-                                          c.global_batch, c.micro_batch, c.eval_batches);
-      r.val_loss = merged_loss();
-    } else {
-      r.val_loss = evaluate(m_world, m_exec, m_worker->model(), m_worker->weights(), *m_data.val,
-                            c.global_batch, c.micro_batch, c.eval_batches)
-                       .val_loss;
+    try {
+      if (m_config.sdp.regime == Regime::forward) {
+        r.ensemble_loss =
+            evaluate_ensemble(m_world, m_exec, m_worker->model(), m_worker->weights(),
+                              m_worker->arrangement().subnetwork_of_worker, *m_data.val,
+                              c.global_batch, c.micro_batch, c.eval_batches, check);
+        r.val_loss = merged_loss(check);
+      } else {
+        r.val_loss = evaluate(m_world, m_exec, m_worker->model(), m_worker->weights(), *m_data.val,
+                              c.global_batch, c.micro_batch, c.eval_batches, check)
+                         .val_loss;
+      }
+    } catch (Error const& error) {
+      if (error.code() != ExitCode::stopped) throw;
+      return false;
     }
     m_val_loss = r.val_loss;
     m_ensemble_loss = r.ensemble_loss;
     if (std::isfinite(r.val_loss))
       m_state.best_val_loss = std::min(m_state.best_val_loss.value_or(r.val_loss), r.val_loss);
     m_world.collectively([&] {
-      if (m_world.is_root()) m_metrics.append(r);
+      if (m_world.is_root() && !recorded) m_metrics.append(r);
     });
     progress.evaluation(r, timer.seconds());
+    return true;
   }
 
   /// Loss of the merged model, in the memory that activations and gradients have during an
   /// update.
-  double merged_loss() {
+  double merged_loss(EvalCheck const& check) {
     Arrangement const& a = m_worker->arrangement();
     Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
     const DeliverySource source = owned_source(a.layout, a.buckets, BufferLayout::weights);
     const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
                                 m_worker->weights(), source};
     m_worker->release_model();
-    const EvalResult result = evaluate_merged(
-        m_world, m_exec, delivery, merged, m_worker->grads(), *m_data.val,
-        m_config.train.global_batch, m_config.train.micro_batch, m_config.train.eval_batches);
+    const EvalResult result =
+        evaluate_merged(m_world, m_exec, delivery, merged, m_worker->grads(), *m_data.val,
+                        m_config.train.global_batch, m_config.train.micro_batch,
+                        m_config.train.eval_batches, check);
     m_worker->rebuild_model();
     return result.val_loss;
   }
@@ -362,7 +392,16 @@ class Trainer {
     header.state.data_tokens = m_data.train->num_tokens();
     header.deck = to_toml(m_deck);
     header.mask = mask_text();
+    m_worker->exchange().finish_return();
+    m_world.collectively([&] {
+      if (const auto group = m_worker->not_finite())
+        throw NonFiniteError(fmt::format(
+            "step {}: {} has values that are not finite, so no checkpoint of them is written",
+            m_state.step, *group == k_group_model ? "the model" : *group));
+    });
+    const Timer timer;
     m_saver->save(header, *m_worker, progress);
+    m_stop_rule.save_took(timer.seconds());
   }
 
   void finish(Progress& progress, double wall_seconds) {
@@ -400,6 +439,8 @@ class Trainer {
   RunFolder m_folder;
   MetricsLog m_metrics;
   DataSets m_data;
+  StopRequest m_stop;
+  StopRule m_stop_rule;
   ExecSpace m_exec;
   std::int64_t m_resident_before;
   TrainingState m_state;
@@ -409,10 +450,11 @@ class Trainer {
   std::optional<CheckpointSaver<V>> m_saver;
   std::string m_resumed_from;             // checkpoint; empty: none
   std::vector<std::string> m_unreadable;  // checkpoints that were passed over
-  std::int64_t m_arranged_for = 0;        // update that the mask was made for
-  double m_update_flops = 0;              // of this rank in one update
-  double m_flops = 0;                     // of this rank; those of earlier starts as with this mask
-  std::vector<double> m_step_times;       // (updates) ms
+  int m_skipped_in_a_row = 0;
+  std::int64_t m_arranged_for = 0;   // update that the mask was made for
+  double m_update_flops = 0;         // of this rank in one update
+  double m_flops = 0;                // of this rank; those of earlier starts as with this mask
+  std::vector<double> m_step_times;  // (updates) ms
   std::optional<double> m_val_loss;
   std::optional<double> m_ensemble_loss;
   std::optional<double> m_sent_bytes;
@@ -420,7 +462,10 @@ class Trainer {
 
 TrainEnd train_in(World const& world, Config const& deck) {
   const Timer wall;
+  Watchdog watchdog(world.rank(), static_cast<double>(deck.system.watchdog_seconds));
+  heartbeat::phase("opening data");
   DataSets data = open_data(world, deck, true);
+  heartbeat::phase("dividing the model");
   RunSetup setup = set_up_run(world, deck);
   Config const& config = setup.config;
   StartPoint start = find_start(world, config, *data.train);
@@ -435,7 +480,7 @@ TrainEnd train_in(World const& world, Config const& deck) {
   const auto run = [&]<class V>(V) {
     Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), std::move(data),
                        std::move(start));
-    return trainer.run(wall);
+    return trainer.run(wall, watchdog);
   };
   return config.run.precision == Precision::fp64 ? run(double()) : run(float());
 }

@@ -39,6 +39,8 @@ TEST_F(Metrics, RewindDropsLaterLinesAndACutOne) {
   std::ofstream(path, std::ios::app) << R"({"event":"train","step":3,"lo)";
   log.rewind(4);
   EXPECT_EQ(steps(), (std::vector<int>{2, 2, 4, 4}));
+  EXPECT_TRUE(log.has_evaluation(4));
+  EXPECT_FALSE(log.has_evaluation(6));
   log.rewind(0);
   EXPECT_TRUE(steps().empty());
 }
