@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/heartbeat.hpp"
+
+#include <gtest/gtest.h>
+
+namespace sdp {
+namespace {
+
+TEST(Heartbeat, SaysWhatItWaitsForUntilTheNextSignOfLife) {
+  heartbeat::beat();
+  EXPECT_EQ(heartbeat::waiting(), "");
+  heartbeat::set_waiting("waits for rank 3");
+  EXPECT_EQ(heartbeat::waiting(), "waits for rank 3");
+  heartbeat::set_waiting("waits for rank 4");
+  EXPECT_EQ(heartbeat::waiting(), "waits for rank 4");
+  heartbeat::beat();
+  EXPECT_EQ(heartbeat::waiting(), "");
+  heartbeat::set_waiting("waits for rank 5");
+  heartbeat::phase("update");
+  EXPECT_EQ(heartbeat::waiting(), "");
+}
+
+TEST(Heartbeat, NamesAnOperationOfAllRanksWhileItLasts) {
+  {
+    const heartbeat::Collective inside("MPI_Barrier");
+    EXPECT_EQ(heartbeat::waiting(), "waits for all ranks in MPI_Barrier");
+  }
+  EXPECT_EQ(heartbeat::waiting(), "");
+}
+
+}  // namespace
+}  // namespace sdp
