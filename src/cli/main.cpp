@@ -4,11 +4,13 @@
 
 #include <Kokkos_Core.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "base/log.hpp"
@@ -98,6 +100,15 @@ void check_launcher(World const& world) {
                       "(srun --mpi=list) or with mpirun");
 }
 
+/// The status of a rank of a run that was stopped and saved. Launchers end all ranks at the first
+/// status that is not 0, and some report that as a failure of those that were about to leave; so
+/// rank 0 speaks for all, once the others are gone.
+int leave_stopped(int rank) {
+  if (rank != 0) return to_status(ExitCode::ok);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  return to_status(ExitCode::stopped);
+}
+
 int run(Action const& action, World const* world) {
   try {
     if (world) world->collectively([&] { check_launcher(*world); });
@@ -174,5 +185,6 @@ int main(int argc, char** argv) {
     }
   }
   Kokkos::finalize();
-  return status;
+  session.reset();
+  return parallel && status == to_status(ExitCode::stopped) ? leave_stopped(rank) : status;
 }
