@@ -478,8 +478,11 @@ TrainEnd train_in(World const& world, Config const& deck) {
   if (start.resume && config.sdp.remask_every > 0)
     setup.arrangement = arranged_at(world, config, start.resume->info().header.state.step);
   const auto run = [&]<class V>(V) {
+    // A rank that has read its part of a checkpoint waits for the others, however long they take.
+    std::optional<Watchdog::Pause> pause(watchdog);
     Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), std::move(data),
                        std::move(start));
+    pause.reset();
     return trainer.run(wall, watchdog);
   };
   return config.run.precision == Precision::fp64 ? run(double()) : run(float());

@@ -13,8 +13,8 @@ namespace sdp {
 /// Ends the process with exit code 5 when the heartbeat of this process is silent for longer than
 /// `seconds`, after one line that says rank, step, phase and what it waits for. Ranks that wait for
 /// a dead or stuck one fall silent with it; since the launcher ends the job when the first of them
-/// leaves, each stays for a moment after its line, so that all are heard. Writing a checkpoint is
-/// not timed: a slow file system is no fault.
+/// leaves, each stays for a moment after its line, so that all are heard. Reading and writing a
+/// checkpoint is not timed: a slow file system is no fault.
 class Watchdog {
  public:
   Watchdog(int rank, double seconds);
