@@ -293,9 +293,10 @@ Key const k_schema[] = {
   {.name = "system.bucket_mb", .field = SDP_AT(system.bucket_mb),
    .doc = "Size of a communication bucket, in MiB.", .limits = {1, 65536}},
   {.name = "system.watchdog_seconds", .field = SDP_AT(system.watchdog_seconds),
-   .doc = "Seconds without progress after which the job is ended.", .limits = {1, k_seconds_max}},
+   .doc = "Seconds without progress after which the job is ended (exit code 5).",
+   .limits = {1, k_seconds_max}},
   {.name = "system.max_walltime", .field = SDP_AT(system.max_walltime),
-   .doc = "Seconds after which the run saves a checkpoint and stops with code 75; 0: no limit.",
+   .doc = "Seconds in which the run saves a checkpoint and stops with exit code 75; 0: no limit.",
    .limits = k_seconds},
 };
 // clang-format on
