@@ -17,7 +17,7 @@
 namespace sdp {
 
 /// Version of the files that are written; every older version is read.
-inline constexpr int k_checkpoint_version = 1;
+inline constexpr int k_checkpoint_version = 2;
 
 /// Where a run stands.
 struct TrainingState {
@@ -68,29 +68,21 @@ CheckpointBuffer<T> checkpoint_buffer(std::string group, ParameterTable const& t
   return {std::move(group), &table, std::move(owned), packed, std::move(fetch)};
 }
 
-/// Writes one checkpoint file; collective, T is float or double. The file appears under `path`
-/// whole and on the disk, or not at all: it is written under a temporary name, flushed, renamed.
-/// The bytes do not depend on the number of ranks or on who owns what. Memory beyond the buffers is
-/// bounded by 32 MB a rank plus 4 bytes per 65,536 elements of the model and group. Throws
-/// DataError, the same on every rank. Without a world (nullptr) one process writes, and MPI need
-/// not run.
+/// Writes one checkpoint; collective, T is float or double. It appears under `path` whole and on
+/// the disk, or not at all: everything is written under temporary names, flushed, renamed.
+///
+/// With `files` = 1 that is one file, whose bytes do not depend on the number of ranks or on who
+/// owns what. With more, at most one a rank, the elements lie in so many part files in a folder
+/// beside `path`, each written by a contiguous group of ranks, and `path` shows them as whole
+/// tensors (HDF5 virtual datasets). The bytes then depend on who owns what, the contents do not.
+///
+/// Memory beyond the buffers is bounded by 32 MB a rank plus 4 bytes per 65,536 elements of the
+/// model and group, and for part files 32 bytes per run of elements that a rank owns (on rank 0
+/// those of all). Throws DataError, the same on every rank. Without a world (nullptr) one process
+/// writes, and MPI need not run.
 template <class T>
 void write_checkpoint(World const* world, std::string const& path, CheckpointHeader const& header,
-                      std::vector<CheckpointBuffer<T>> const& buffers);
-
-struct SavedCheckpoint {
-  std::string path;
-  std::int64_t bytes = 0;
-  double seconds = 0.0;  ///< max over ranks
-};
-
-/// Writes `folder`/step-%08d.h5 (made where it does not exist), then the file `latest`, then
-/// removes all but the `keep` checkpoints of highest step (the new one always stays; keep < 1
-/// counts as 1) and what a killed run left half-written. Collective; errors as write_checkpoint().
-template <class T>
-SavedCheckpoint save_checkpoint(World const& world, std::string const& folder, std::int64_t keep,
-                                CheckpointHeader const& header,
-                                std::vector<CheckpointBuffer<T>> const& buffers);
+                      std::vector<CheckpointBuffer<T>> const& buffers, int files = 1);
 
 /// Checkpoints of a folder by descending step; empty where there is no such folder.
 std::vector<std::string> list_checkpoints(std::string const& folder);
@@ -106,6 +98,14 @@ struct StoredTensor {
   index_t elements = 0;
 };
 
+/// A part file of a checkpoint.
+struct StoredPart {
+  std::string file;  ///< relative to the folder of the checkpoint
+  std::int64_t bytes = 0;
+  int first_rank = 0;  ///< of those that wrote it
+  int last_rank = 0;
+};
+
 /// What opening a checkpoint tells.
 struct CheckpointInfo {
   std::string path;
@@ -116,14 +116,16 @@ struct CheckpointInfo {
   std::vector<StoredTensor> tensors;  ///< sorted, numbers inside names by value
   std::vector<std::string> moments;   ///< groups under "optimizer", such as "optimizer/exp_avg"
   index_t parameters = 0;
-  std::int64_t bytes = 0;  ///< of the file
+  std::vector<StoredPart> parts;  ///< empty where the checkpoint is one file
+  std::int64_t bytes = 0;         ///< of all files
 };
 
 /// Reads a checkpoint; rank-local, with no MPI in it: every rank that needs tensors opens the file
 /// and reads the spans that it holds. Agree on errors by World::collectively(). What is read is
 /// verified against the checksums first, whole blocks of 65,536 elements at a time. Throws
 /// DataError that names file and dataset: not an sdp checkpoint, written by a newer version,
-/// truncated, damaged, a dataset missing or of another shape.
+/// truncated, damaged, a dataset missing or of another shape, a part file missing or of another
+/// checkpoint.
 class CheckpointReader {
  public:
   explicit CheckpointReader(std::string const& path);

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "checkpoint/checkpoint_folder.hpp"
+
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
-#include "base/error.hpp"
-#include "base/timer.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "checkpoint/file_io.hpp"
+#include "checkpoint/parts_folder.hpp"
+#include "checkpoint/stored_file.hpp"
 
 namespace sdp {
 
@@ -19,12 +21,6 @@ namespace {
 constexpr std::string_view k_prefix = "step-";
 constexpr std::string_view k_suffix = ".h5";
 constexpr std::string_view k_temporary_suffix = ".h5.tmp";
-
-std::string step_name(std::int64_t step) {
-  char name[64];
-  std::snprintf(name, sizeof(name), "step-%08lld.h5", static_cast<long long>(step));
-  return name;
-}
 
 /// The step in "step-<digits><suffix>", -1 for other names.
 std::int64_t step_of(std::string const& name, std::string_view suffix) {
@@ -81,42 +77,38 @@ std::optional<std::string> find_latest(std::string const& folder) {
   return paths.front();
 }
 
-template <class T>
-SavedCheckpoint save_checkpoint(World const& world, std::string const& folder, std::int64_t keep,
-                                CheckpointHeader const& header,
-                                std::vector<CheckpointBuffer<T>> const& buffers) {
-  const Timer timer;
-  const std::string name = step_name(header.state.step);
-  SavedCheckpoint saved;
-  saved.path = (fs::path(folder) / name).string();
-  world.collectively([&] {
-    if (!world.is_root()) return;
-    file_io::make_folder(folder);
-    for (auto const& [step, path] : files_with(folder, k_temporary_suffix))
-      file_io::remove_quietly(path);
-  });
-  write_checkpoint(&world, saved.path, header, buffers);
-  world.collectively([&] {
-    if (!world.is_root()) return;
-    file_io::write_text((fs::path(folder) / "latest").string(), name + "\n");
-    std::int64_t others = 0;
-    for (std::string const& path : list_checkpoints(folder))
-      if (path != saved.path && ++others >= std::max<std::int64_t>(keep, 1))
-        file_io::remove_quietly(path);
-    std::error_code error;
-    saved.bytes = static_cast<std::int64_t>(fs::file_size(saved.path, error));
-    if (error) throw DataError("cannot examine " + saved.path + ": " + error.message());
-  });
-  world.broadcast_bytes(&saved.bytes, sizeof(saved.bytes));
-  saved.seconds = world.max(timer.seconds());
-  return saved;
+namespace checkpoint_folder {
+
+void remove_leftovers(std::string const& folder) {
+  for (auto const& [step, path] : files_with(folder, k_temporary_suffix))
+    file_io::remove_quietly(path);
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const std::size_t infix = name.find(parts_folder::k_infix);
+    std::error_code ignored;
+    if (infix == std::string::npos || !entry->is_directory(ignored)) continue;
+    const std::string index = name.substr(0, infix) + std::string(k_suffix);
+    if (step_of(index, k_suffix) < 0) continue;
+    const std::string path = (fs::path(folder) / index).string();
+    const std::optional<std::string> named =
+        fs::exists(path, ignored) ? stored_file::parts_folder_of(path) : std::string();
+    // What a checkpoint that cannot be opened refers to is not known.
+    if (named && *named != name) parts_folder::remove(entry->path().string());
+  }
 }
 
-template SavedCheckpoint save_checkpoint(World const&, std::string const&, std::int64_t,
-                                         CheckpointHeader const&,
-                                         std::vector<CheckpointBuffer<float>> const&);
-template SavedCheckpoint save_checkpoint(World const&, std::string const&, std::int64_t,
-                                         CheckpointHeader const&,
-                                         std::vector<CheckpointBuffer<double>> const&);
+void announce(std::string const& folder, std::string const& path, std::int64_t keep) {
+  file_io::write_text((fs::path(folder) / "latest").string(),
+                      fs::path(path).filename().string() + "\n");
+  std::int64_t others = 0;
+  for (std::string const& other : list_checkpoints(folder))
+    if (other != path && ++others >= std::max<std::int64_t>(keep, 1))
+      file_io::remove_quietly(other);
+  remove_leftovers(folder);
+}
+
+}  // namespace checkpoint_folder
 
 }  // namespace sdp

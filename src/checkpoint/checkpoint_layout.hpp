@@ -21,6 +21,19 @@
 //   in
 //                     storage order; those of one tensor start at its crc_begin
 //   /crc/config, /crc/mask       one CRC-32 of the whole text
+//   /parts            where the elements lie in part files: attributes count, folder (beside this
+//                     file), checkpoint_id
+//   /parts/<file>     a part: attributes bytes (of the file), first_rank, last_rank
+//
+// With parts the tensors are virtual datasets: their elements lie in datasets of the same names in
+// <folder>/<file>, and a reader of HDF5 sees whole tensors (NaN for those of a file that is
+// missing). A part holds of each tensor the elements that its ranks own, in ascending order on one
+// axis:
+//
+//   /                 attributes format, format_version, written_by, part (from 1), parts,
+//                     first_rank, last_rank, description
+//   /checkpoint_id    text: the checkpoint that the part belongs to; made from its contents
+//   /model/<name>, /optimizer/<moment>/<name>   elements
 //
 // Object headers and groups carry HDF5's own checksums (file format 1.8), so that no byte of a file
 // goes unchecked.
@@ -28,6 +41,9 @@
 namespace sdp::checkpoint_layout {
 
 inline constexpr char const* k_format = "sdp checkpoint";
+inline constexpr char const* k_part_format = "sdp checkpoint part";
+inline constexpr char const* k_part_id = "checkpoint_id";
+inline constexpr std::size_t k_id_length = 16;
 inline constexpr char const* k_crc_algorithm = "CRC-32 (zlib)";
 
 /// Elements of a logical tensor under one checksum, independent of ranks and ownership.
@@ -35,6 +51,14 @@ inline constexpr index_t k_block_elements = 65536;
 
 inline index_t block_count(index_t elements) {
   return (elements + k_block_elements - 1) / k_block_elements;
+}
+
+/// "part-01-of-16.h5" for part 0 of 16.
+inline std::string part_name(int part, int parts) {
+  std::string number = std::to_string(part + 1);
+  const std::string count = std::to_string(parts);
+  number.insert(0, count.size() - number.size(), '0');
+  return "part-" + number + "-of-" + count + ".h5";
 }
 
 struct IntegerField {

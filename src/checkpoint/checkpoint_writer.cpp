@@ -1,349 +1,269 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "checkpoint/checkpoint_writer.hpp"
+
 #include <algorithm>
-#include <optional>
-#include <stdexcept>
-#include <type_traits>
+#include <cstdio>
+#include <filesystem>
 #include <utility>
 
-#include "base/error.hpp"
 #include "base/version.hpp"
-#include "checkpoint/checkpoint.hpp"
 #include "checkpoint/checkpoint_layout.hpp"
-#include "checkpoint/crc_blocks.hpp"
-#include "checkpoint/file_io.hpp"
 #include "checkpoint/h5.hpp"
-#include "comm/mpi_error.hpp"
+#include "checkpoint/parts_folder.hpp"
 
 namespace sdp {
 
 namespace layout = checkpoint_layout;
+namespace fs = std::filesystem;
 
 namespace {
 
-/// The ranks that write together, or one process without MPI.
-class Writers {
+/// Sixteen hexadecimal digits that depend on every value and on their order.
+class Digest {
  public:
-  explicit Writers(World const* world) : m_world(world) {}
-
-  bool is_root() const { return m_world == nullptr || m_world->is_root(); }
-  template <class T>
-  void broadcast(std::vector<T>& values) const {
-    if (m_world != nullptr) m_world->broadcast(values);
+  void add(std::int64_t value) {
+    m_state = (m_state ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
+    m_state ^= m_state >> 29;
   }
-  template <class F>
-  void together(F&& f) const {
-    if (m_world != nullptr)
-      m_world->collectively(std::forward<F>(f));
-    else
-      f();
+  void add(std::string const& text) {
+    add(static_cast<std::int64_t>(text.size()));
+    for (char c : text) add(std::int64_t{c});
   }
-  /// values[i] = the reduction of that element over ranks, in place.
-  template <class T>
-  void reduce(std::vector<T>& values, MPI_Datatype type, MPI_Op op) const {
-    if (m_world == nullptr) return;
-    constexpr std::size_t k_most = std::size_t{1} << 28;
-    for (std::size_t begin = 0; begin < values.size(); begin += k_most)
-      check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data() + begin,
-                              static_cast<int>(std::min(k_most, values.size() - begin)), type, op,
-                              m_world->comm()),
-                "MPI_Allreduce");
+  std::string text() const {
+    char digits[layout::k_id_length + 1];
+    std::snprintf(digits, sizeof(digits), "%016llx", static_cast<unsigned long long>(m_state));
+    return digits;
   }
 
  private:
-  World const* m_world;
+  std::uint64_t m_state = 0x243f6a8885a308d3u;
 };
-
-std::uint64_t mix(std::uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
-
-std::string tensor_list(std::vector<TensorSpec> const& tensors) {
-  std::string text;
-  for (TensorSpec const& tensor : tensors)
-    text += tensor.name + file_io::shape_text(tensor.shape) + (tensor.transposed ? "t" : "") + ";";
-  return text;
-}
-
-/// Cuts the request into pieces, those of each group sorted by tensor, and checks that the ranks
-/// together cover every element once.
-template <class T>
-std::vector<std::vector<FlatPiece>> cut_request(Writers const& writers, std::string const& path,
-                                                std::vector<CheckpointBuffer<T>> const& buffers) {
-  std::vector<std::vector<FlatPiece>> pieces;
-  std::vector<std::int64_t> extremes(2, 0);
-  writers.together([&] {
-    if (buffers.empty() || buffers.front().group != k_group_model)
-      throw std::invalid_argument("write_checkpoint: the first buffer must be the model");
-    std::string request;
-    for (CheckpointBuffer<T> const& buffer : buffers) {
-      request += buffer.group + ":" + tensor_list(buffer.table->tensors());
-      pieces.push_back(flat_pieces(*buffer.table, buffer.owned, buffer.packed));
-    }
-    const auto id = static_cast<std::int64_t>(
-        crc32_of(request.data(), static_cast<std::int64_t>(request.size())));
-    extremes = {id, -id};
-  });
-  writers.reduce(extremes, MPI_INT64_T, MPI_MAX);
-  if (extremes[0] != -extremes[1])
-    throw DataError("cannot write " + path + ": the ranks name different tensors");
-
-  // The pieces tile a tensor exactly when their lengths add up to its size and all inner boundaries
-  // cancel in pairs.
-  std::vector<std::uint64_t> lengths;
-  std::vector<std::uint64_t> boundaries;
-  for (std::size_t b = 0; b < buffers.size(); ++b) {
-    const std::size_t first = lengths.size();
-    lengths.resize(first + buffers[b].table->tensors().size(), 0);
-    boundaries.resize(lengths.size(), 0);
-    for (FlatPiece const& piece : pieces[b]) {
-      lengths[first + piece.tensor] += static_cast<std::uint64_t>(piece.count);
-      boundaries[first + piece.tensor] ^=
-          mix(static_cast<std::uint64_t>(piece.begin) + 1) ^
-          mix(static_cast<std::uint64_t>(piece.begin + piece.count) + 1);
-    }
-  }
-  writers.reduce(lengths, MPI_UINT64_T, MPI_SUM);
-  writers.reduce(boundaries, MPI_UINT64_T, MPI_BXOR);
-  std::size_t at = 0;
-  for (CheckpointBuffer<T> const& buffer : buffers) {
-    for (TensorSpec const& tensor : buffer.table->tensors()) {
-      const auto size = static_cast<std::uint64_t>(tensor.size());
-      if (lengths[at] != size || boundaries[at] != (mix(1) ^ mix(size + 1)))
-        throw DataError("cannot write " + path + ": the ranks give " + std::to_string(lengths[at]) +
-                        " elements of /" + buffer.group + "/" + tensor.name +
-                        ", which do not cover its " + std::to_string(size) + " once each");
-      ++at;
-    }
-  }
-  return pieces;
-}
-
-/// `place` is where the file is made, `path` what it will be called.
-h5::Id create_file(std::string const& place, std::string const& path) {
-  const std::string what = "cannot create " + path;
-  const h5::Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, what);
-  const h5::Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, what);
-  // Format 1.8: object headers and groups with checksums, and no mark of an open file that would
-  // outlive a killed process.
-  h5::check(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_LATEST), what);
-  h5::check(H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), what);
-  h5::disable_locking(access, what);
-  h5::check(H5Pset_obj_track_times(creation, false), what);
-  return h5::Id(H5Fcreate(place.c_str(), H5F_ACC_TRUNC, creation, access), H5Fclose, what);
-}
-
-h5::Id create_group(hid_t file, std::string const& name, std::string const& path) {
-  const std::string what = "cannot create /" + name + " in " + path;
-  const h5::Id creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose, what);
-  h5::check(H5Pset_obj_track_times(creation, false), what);
-  return h5::Id(H5Gcreate2(file, name.c_str(), H5P_DEFAULT, creation, H5P_DEFAULT), H5Gclose, what);
-}
-
-/// Contiguous storage, never filled, no time stamps.
-h5::Id create_dataset(hid_t file, std::string const& name, hid_t type, hid_t space,
-                      std::string const& path) {
-  const std::string what = "cannot create /" + name + " in " + path;
-  const h5::Id creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, what);
-  h5::check(H5Pset_obj_track_times(creation, false), what);
-  h5::check(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), what);
-  h5::check(H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), what);
-  return h5::Id(H5Dcreate2(file, name.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
-                H5Dclose, what);
-}
-
-template <class T>
-hid_t file_type() {
-  return std::is_same_v<T, double> ? H5T_IEEE_F64LE : H5T_IEEE_F32LE;
-}
-void write_header(hid_t file, CheckpointHeader const& header, std::string const& path) {
-  const std::string what = "cannot write the header of " + path;
-  h5::write_attribute(file, "format", std::string(layout::k_format), what);
-  h5::write_attribute(file, "format_version", std::int64_t{k_checkpoint_version}, what);
-  h5::write_attribute(file, "written_by", std::string("sdp ") + version() + " (" + git_hash() + ")",
-                      what);
-  const h5::Id model = create_group(file, "model", path);
-  h5::write_attribute(model, "kind", std::string(layout::kind_name(header.model.kind)), what);
-  if (header.model.kind == ModelKind::llama) {
-    LlamaConfig const& llama = header.model.llama;
-    for (auto const& field : layout::k_llama_sizes)
-      h5::write_attribute(model, field.name, std::int64_t{llama.*field.member}, what);
-    for (auto const& field : layout::k_llama_reals)
-      h5::write_attribute(model, field.name, llama.*field.member, what);
-    h5::write_attribute(model, "tie_embeddings", std::int64_t{llama.tie_embeddings}, what);
-  } else {
-    for (auto const& field : layout::k_resnet_sizes)
-      h5::write_attribute(model, field.name, std::int64_t{header.model.resnet.*field.member}, what);
-  }
-  const h5::Id state = create_group(file, "state", path);
-  h5::write_attribute(state, "step", header.state.step, what);
-  h5::write_attribute(state, "samples", header.state.samples, what);
-  h5::write_attribute(state, "tokens", header.state.tokens, what);
-  h5::write_attribute(state, "skipped", header.state.skipped, what);
-  h5::write_attribute(state, "data_tokens", header.state.data_tokens, what);
-  h5::write_attribute(state, "seed", header.state.seed, what);
-  if (header.state.best_val_loss)
-    h5::write_attribute(state, "best_val_loss", *header.state.best_val_loss, what);
-  const h5::Id crc = create_group(file, "crc", path);
-  h5::write_attribute(crc, "algorithm", std::string(layout::k_crc_algorithm), what);
-  h5::write_attribute(crc, "block_elements", std::int64_t{layout::k_block_elements}, what);
-}
-
-void write_text(hid_t file, std::string const& name, std::string const& text,
-                std::string const& path) {
-  if (text.empty()) return;
-  const std::string what = "cannot write /" + name + " in " + path;
-  const h5::Id type = h5::text_type(text.size(), what);
-  const h5::Id scalar(H5Screate(H5S_SCALAR), H5Sclose, what);
-  const h5::Id dataset = create_dataset(file, name, type, scalar, path);
-  h5::check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text.data()), what);
-  const hsize_t one = 1;
-  const std::uint32_t crc = crc32_of(text.data(), static_cast<std::int64_t>(text.size()));
-  const h5::Id space(H5Screate_simple(1, &one, nullptr), H5Sclose, what);
-  const h5::Id crc_dataset = create_dataset(file, "crc/" + name, H5T_STD_U32LE, space, path);
-  h5::check(H5Dwrite(crc_dataset, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, &crc), what);
-}
-
-/// Byte offset of the storage of a dataset in its file.
-std::int64_t offset_of(hid_t dataset, std::string const& what) {
-  const haddr_t offset = H5Dget_offset(dataset);
-  if (offset != HADDR_UNDEF) return static_cast<std::int64_t>(offset);
-  if (H5Dget_storage_size(dataset) > 0) throw DataError(what + ": no space was allocated");
-  return 0;
-}
-
-/// Size of the file, from above: what the tensors take, and what describes them.
-template <class T>
-std::int64_t largest_size(CheckpointHeader const& header,
-                          std::vector<CheckpointBuffer<T>> const& buffers) {
-  constexpr std::int64_t k_per_file = 65536;
-  constexpr std::int64_t k_per_tensor = 4096;
-  std::int64_t bytes = k_per_file + static_cast<std::int64_t>(header.deck.size()) +
-                       static_cast<std::int64_t>(header.mask.size());
-  for (CheckpointBuffer<T> const& buffer : buffers)
-    for (TensorSpec const& tensor : buffer.table->tensors())
-      bytes +=
-          k_per_tensor + tensor.size() * static_cast<std::int64_t>(sizeof(T)) +
-          layout::block_count(tensor.size()) * static_cast<std::int64_t>(sizeof(std::uint32_t));
-  return bytes;
-}
-
-/// Creates a file that lacks nothing but the elements of the tensors and their checksums, with
-/// space reserved for them. Returns, group by group, the offset of each tensor and then that of the
-/// checksums.
-///
-/// HDF5 works in memory, where it cannot fail half-way: HDF5 1.10 that meets a full disk while it
-/// closes a file keeps the broken file and crashes at the end of the process.
-template <class T>
-std::vector<std::int64_t> create_skeleton(std::string const& path, CheckpointHeader const& header,
-                                          std::vector<CheckpointBuffer<T>> const& buffers) {
-  file_io::check_size_limit(path, largest_size(header, buffers));
-  file_io::File target = file_io::File::create(path);
-  file_io::ScratchFile memory(path);
-  std::vector<std::int64_t> offsets;
-  h5::Id file = create_file(memory.path(), path);
-  memory.unlink();
-  write_header(file, header, path);
-  write_text(file, "config", header.deck, path);
-  write_text(file, "mask", header.mask, path);
-  const std::string what = "cannot prepare " + path;
-  for (std::size_t b = 0; b < buffers.size(); ++b) {
-    std::string const& group = buffers[b].group;
-    if (b == 1) {
-      create_group(file, "optimizer", path);
-      create_group(file, "crc/optimizer", path);
-    }
-    if (b > 0) create_group(file, group, path);
-    hsize_t blocks = 0;
-    for (TensorSpec const& tensor : buffers[b].table->tensors()) {
-      const std::vector<hsize_t> extents(tensor.shape.begin(), tensor.shape.end());
-      const h5::Id space(
-          H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), H5Sclose,
-          what);
-      const h5::Id dataset =
-          create_dataset(file, group + "/" + tensor.name, file_type<T>(), space, path);
-      h5::write_attribute(dataset, "crc_begin", static_cast<std::int64_t>(blocks), what);
-      if (tensor.transposed) h5::write_attribute(dataset, "transposed", std::int64_t{1}, what);
-      offsets.push_back(offset_of(dataset, what));
-      blocks += static_cast<hsize_t>(layout::block_count(tensor.size()));
-    }
-    const h5::Id space(H5Screate_simple(1, &blocks, nullptr), H5Sclose, what);
-    const h5::Id dataset = create_dataset(file, "crc/" + group, H5T_STD_U32LE, space, path);
-    offsets.push_back(offset_of(dataset, what));
-  }
-  h5::check(H5Fflush(file, H5F_SCOPE_LOCAL), "cannot write " + path);
-  if (!file.reset()) throw DataError("cannot close " + path + ": " + h5::last_error());
-  target.reserve(memory.size());
-  memory.copy_to(target);
-  return offsets;
-}
-
-/// Writes the pieces of this rank of one group, and adds them to its checksums.
-template <class T>
-void write_pieces(file_io::File& file, CheckpointBuffer<T> const& buffer,
-                  std::vector<FlatPiece> const& pieces, std::int64_t const* offsets,
-                  std::vector<T>& staging, CrcBlocks& crcs) {
-  for (FlatPiece const& piece : pieces) {
-    for (index_t done = 0; done < piece.count; done += k_chunk_elements) {
-      const index_t count = std::min(k_chunk_elements, piece.count - done);
-      const index_t begin = piece.begin + done;
-      if (staging.size() < static_cast<std::size_t>(count)) staging.resize(count);
-      buffer.fetch(piece.source + done, count, staging.data());
-      crcs.add(piece.tensor, begin, count, staging.data());
-      constexpr auto k_width = static_cast<std::int64_t>(sizeof(T));
-      file.write(offsets[piece.tensor] + begin * k_width, staging.data(), count * k_width);
-    }
-  }
-}
 
 }  // namespace
 
 template <class T>
-void write_checkpoint(World const* world, std::string const& path, CheckpointHeader const& header,
-                      std::vector<CheckpointBuffer<T>> const& buffers) {
+CheckpointWriter<T>::CheckpointWriter(World const* world, std::string path, CheckpointHeader header,
+                                      std::vector<CheckpointBuffer<T>> const& buffers, int files)
+    : m_writers(world),
+      m_path(std::move(path)),
+      m_temporary(m_path + ".tmp"),
+      m_header(std::move(header)),
+      m_parts(std::clamp(files, 1, m_writers.size())),
+      m_parts_folder(parts_folder::temporary(m_path)) {
   const h5::QuietErrors quiet;
-  const Writers writers(world);
-  const std::vector<std::vector<FlatPiece>> pieces = cut_request(writers, path, buffers);
-  const std::string temporary = path + ".tmp";
+  m_pieces = cut_request(m_writers, m_path, buffers);
+  for (CheckpointBuffer<T> const& buffer : buffers) {
+    m_groups.push_back({buffer.group, buffer.table->tensors()});
+    std::vector<index_t> sizes;
+    for (TensorSpec const& tensor : buffer.table->tensors()) sizes.push_back(tensor.size());
+    m_crcs.emplace_back(sizes, sizeof(T));
+  }
   try {
-    std::vector<std::int64_t> offsets;
-    writers.together([&] {
-      if (writers.is_root()) offsets = create_skeleton(temporary, header, buffers);
-    });
-    writers.broadcast(offsets);
-    std::optional<file_io::File> file;
-    writers.together([&] { file = file_io::File::open_to_write(temporary); });
-    std::int64_t const* group_offsets = offsets.data();
-    std::vector<T> staging;
-    for (std::size_t b = 0; b < buffers.size(); ++b) {
-      std::vector<index_t> sizes;
-      for (TensorSpec const& tensor : buffers[b].table->tensors()) sizes.push_back(tensor.size());
-      CrcBlocks crcs(sizes, sizeof(T));
-      writers.together(
-          [&] { write_pieces(*file, buffers[b], pieces[b], group_offsets, staging, crcs); });
-      writers.reduce(crcs.values(), MPI_UINT32_T, MPI_BXOR);
-      writers.together([&] {
-        if (!writers.is_root()) return;
-        file->write(group_offsets[sizes.size()], crcs.values().data(),
-                    static_cast<std::int64_t>(crcs.values().size() * sizeof(std::uint32_t)));
-      });
-      group_offsets += sizes.size() + 1;
-    }
-    writers.together([&] { file->sync(); });
-    file.reset();
-    writers.together([&] {
-      if (writers.is_root()) file_io::publish(temporary, path);
-    });
+    if (m_parts == 1)
+      lay_out();
+    else
+      lay_out_parts();
   } catch (...) {
-    if (writers.is_root()) file_io::remove_quietly(temporary);
+    remove_unpublished();
     throw;
   }
 }
 
+template <class T>
+CheckpointWriter<T>::~CheckpointWriter() {
+  if (!m_published) remove_unpublished();
+}
+
+template <class T>
+void CheckpointWriter<T>::remove_unpublished() noexcept {
+  m_file.reset();
+  if (!m_writers.is_root()) return;
+  file_io::remove_quietly(m_temporary);
+  if (m_parts > 1) parts_folder::remove(m_parts_folder);
+}
+
+/// One file, made by the root.
+template <class T>
+void CheckpointWriter<T>::lay_out() {
+  m_writers.together([&] {
+    if (m_writers.is_root())
+      m_offsets = checkpoint_file::create(m_temporary, m_header, m_groups, sizeof(T), nullptr);
+  });
+  m_writers.broadcast(m_offsets.tensors);
+  std::vector<std::size_t> first{0};
+  for (WriteGroup const& group : m_groups) first.push_back(first.back() + group.tensors.size());
+  for (WrittenPiece& piece : m_pieces)
+    piece.offset = m_offsets.tensors[first[piece.group] + piece.tensor] +
+                   piece.begin * static_cast<std::int64_t>(sizeof(T));
+  m_writers.together([&] { m_file = file_io::File::open_to_write(m_temporary); });
+}
+
+/// One file for each group of ranks, made by the first rank of the group.
+template <class T>
+void CheckpointWriter<T>::lay_out_parts() {
+  m_writers.together([&] {
+    if (!m_writers.is_root()) return;
+    parts_folder::remove(m_parts_folder);
+    file_io::make_folder(m_parts_folder);
+  });
+  PartGroup group(m_writers, m_parts);
+  m_part = group.part();
+  m_leads = group.leads();
+  const std::vector<PartTensor> contents = group.gather(m_pieces);
+  const std::string path = (fs::path(m_parts_folder) / layout::part_name(m_part, m_parts)).string();
+  m_writers.together([&] {
+    if (m_leads)
+      m_offsets = checkpoint_file::create_part(
+          path, fs::path(m_path).filename().string(), m_part, m_parts,
+          ranks_of_part(m_part, m_parts, m_writers.size()), m_groups, contents, sizeof(T));
+  });
+  group.place(m_offsets.tensors, sizeof(T), m_pieces);
+  m_writers.together([&] { m_file = file_io::File::open_to_write(path); });
+
+  m_index.bytes.assign(static_cast<std::size_t>(m_parts), 0);
+  m_index.bytes[m_part] = m_leads ? m_offsets.file_bytes : 0;
+  m_writers.reduce(m_index.bytes, MPI_INT64_T, MPI_SUM);
+  m_index.contents = gather_parts(m_writers, m_parts, contents);
+  m_index.ranks = m_writers.size();
+}
+
+template <class T>
+index_t CheckpointWriter<T>::elements() const {
+  index_t sum = 0;
+  for (WrittenPiece const& piece : m_pieces) sum += piece.count;
+  return sum;
+}
+
+template <class T>
+void CheckpointWriter<T>::copy(std::vector<CheckpointBuffer<T>> const& buffers, T* host) const {
+  for (WrittenPiece const& piece : m_pieces) {
+    buffers[piece.group].fetch(piece.source, piece.count, host);
+    host += piece.count;
+  }
+}
+
+template <class T>
+template <class Elements>
+void CheckpointWriter<T>::write_pieces(Elements const& elements) {
+  constexpr auto k_width = static_cast<std::int64_t>(sizeof(T));
+  for (WrittenPiece const& piece : m_pieces) {
+    for (index_t done = 0; done < piece.count; done += k_chunk_elements) {
+      const index_t count = std::min(k_chunk_elements, piece.count - done);
+      T const* data = elements(piece, done, count);
+      m_crcs[piece.group].add(piece.tensor, piece.begin + done, count, data);
+      m_file->write(piece.offset + done * k_width, data, count * k_width);
+    }
+  }
+  m_file->sync();
+}
+
+template <class T>
+void CheckpointWriter<T>::write(std::vector<CheckpointBuffer<T>> const& buffers) {
+  std::vector<T> staging;
+  write_pieces([&](WrittenPiece const& piece, index_t done, index_t count) -> T const* {
+    if (staging.size() < static_cast<std::size_t>(count)) staging.resize(count);
+    buffers[piece.group].fetch(piece.source + done, count, staging.data());
+    return staging.data();
+  });
+}
+
+template <class T>
+void CheckpointWriter<T>::write(T const* copied) {
+  write_pieces([&](WrittenPiece const&, index_t, index_t count) {
+    return std::exchange(copied, copied + count);
+  });
+}
+
+template <class T>
+std::int64_t CheckpointWriter<T>::publish() {
+  const h5::QuietErrors quiet;
+  for (CrcBlocks& crcs : m_crcs) m_writers.reduce(crcs.values(), MPI_UINT32_T, MPI_BXOR);
+  if (m_parts > 1) publish_parts();
+  std::int64_t bytes = 0;
+  m_writers.together([&] {
+    if (!m_writers.is_root()) return;
+    if (m_parts > 1) {
+      m_offsets = checkpoint_file::create(m_temporary, m_header, m_groups, sizeof(T), &m_index);
+      m_file = file_io::File::open_to_write(m_temporary);
+      for (std::int64_t part : m_index.bytes) bytes += part;
+    }
+    for (std::size_t g = 0; g < m_crcs.size(); ++g)
+      m_file->write(m_offsets.crcs[g], m_crcs[g].values().data(),
+                    static_cast<std::int64_t>(m_crcs[g].values().size() * sizeof(std::uint32_t)));
+    m_file->sync();
+    m_file.reset();
+    file_io::publish(m_temporary, m_path);
+    bytes += m_offsets.file_bytes;
+  });
+  m_published = true;
+  m_file.reset();
+  std::vector<std::int64_t> total{bytes};
+  m_writers.broadcast(total);
+  return total[0];
+}
+
+/// Marks the parts with the checkpoint that they belong to, and gives their folder its name.
+template <class T>
+void CheckpointWriter<T>::publish_parts() {
+  std::vector<char> id;
+  m_writers.together([&] {
+    if (m_writers.is_root()) id = contents_id();
+  });
+  m_writers.broadcast(id);
+  m_index.id.assign(id.begin(), id.end());
+  const std::string folder = parts_folder::named(m_path, m_index.id);
+  m_index.folder = fs::path(folder).filename().string();
+  m_writers.together([&] {
+    if (m_leads) {
+      m_file->write(m_offsets.id, id.data(), static_cast<std::int64_t>(id.size()));
+      m_file->sync();
+    }
+    m_file.reset();
+  });
+  m_writers.together([&] {
+    if (m_writers.is_root()) parts_folder::publish(m_parts_folder, folder);
+  });
+  m_parts_folder = folder;
+}
+
+/// Names a checkpoint by all that decides the bytes of its parts, so that equal ones are equal.
+template <class T>
+std::vector<char> CheckpointWriter<T>::contents_id() {
+  Digest digest;
+  digest.add(fs::path(m_path).filename().string());
+  digest.add(std::string(version()) + git_hash());
+  digest.add(m_writers.size());
+  digest.add(m_parts);
+  for (WriteGroup const& group : m_groups) {
+    digest.add(group.name);
+    for (TensorSpec const& tensor : group.tensors) digest.add(tensor.name);
+  }
+  for (CrcBlocks& crcs : m_crcs)
+    for (std::uint32_t crc : crcs.values()) digest.add(crc);
+  for (auto const& contents : m_index.contents)
+    for (PartTensor const& tensor : contents)
+      for (IndexRange const& run : tensor.runs) {
+        digest.add(run.begin);
+        digest.add(run.end);
+      }
+  const std::string text = digest.text();
+  return {text.begin(), text.end()};
+}
+
+template class CheckpointWriter<float>;
+template class CheckpointWriter<double>;
+
+template <class T>
+void write_checkpoint(World const* world, std::string const& path, CheckpointHeader const& header,
+                      std::vector<CheckpointBuffer<T>> const& buffers, int files) {
+  CheckpointWriter<T> writer(world, path, header, buffers, files);
+  Writers(world).together([&] { writer.write(buffers); });
+  writer.publish();
+}
+
 template void write_checkpoint(World const*, std::string const&, CheckpointHeader const&,
-                               std::vector<CheckpointBuffer<float>> const&);
+                               std::vector<CheckpointBuffer<float>> const&, int);
 template void write_checkpoint(World const*, std::string const&, CheckpointHeader const&,
-                               std::vector<CheckpointBuffer<double>> const&);
+                               std::vector<CheckpointBuffer<double>> const&, int);
 
 }  // namespace sdp

@@ -41,6 +41,9 @@ std::string describe(CheckpointInfo const& info) {
   line("checkpoint", info.path);
   line("format", std::to_string(info.version) + ", written by " + info.written_by);
   line("size", grouped(info.bytes) + " bytes");
+  for (StoredPart const& part : info.parts)
+    line("part", part.file + ", " + grouped(part.bytes) + " bytes, ranks " +
+                     std::to_string(part.first_rank) + " to " + std::to_string(part.last_rank));
   if (info.header.model.kind == ModelKind::llama) {
     LlamaConfig const& m = info.header.model.llama;
     line("model", "llama: vocabulary " + std::to_string(m.vocab_size) + ", hidden " +
@@ -105,6 +108,12 @@ std::string describe_json(CheckpointInfo const& info) {
   json["parameters"] = info.parameters;
   json["type"] = info.is_double ? "float64" : "float32";
   json["bytes"] = info.bytes;
+  json["parts"] = ordered_json::array();
+  for (StoredPart const& part : info.parts)
+    json["parts"].push_back(ordered_json{{"file", part.file},
+                                         {"bytes", part.bytes},
+                                         {"first_rank", part.first_rank},
+                                         {"last_rank", part.last_rank}});
   json["moments"] = info.moments;
   json["has_deck"] = !info.header.deck.empty();
   json["has_mask"] = !info.header.mask.empty();

@@ -222,10 +222,14 @@ void sync_file(std::string const& path) {
   sync_path(path, O_RDONLY);
 }
 
+void sync_folder(std::string const& path) {
+  sync_path(path, O_RDONLY | O_DIRECTORY);
+}
+
 void publish(std::string const& from, std::string const& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     throw DataError("cannot rename " + from + " to " + to + ": " + reason(errno));
-  sync_path(folder_of(to), O_RDONLY | O_DIRECTORY);
+  sync_folder(folder_of(to));
 }
 
 void remove_quietly(std::string const& path) noexcept {

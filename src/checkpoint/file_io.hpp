@@ -78,6 +78,8 @@ void write_text(std::string const& path, std::string const& text);
 
 /// Flushes a closed file to the disk; DataError.
 void sync_file(std::string const& path);
+/// Makes the names in a folder lasting; DataError.
+void sync_folder(std::string const& path);
 /// Renames and flushes the folder of `to`, so that the new name survives a power cut; DataError.
 void publish(std::string const& from, std::string const& to);
 /// Removes a file, silently where that fails.

@@ -177,6 +177,58 @@ void select(hid_t space, std::vector<hsize_t> const& extents, std::vector<Range>
     add_range(space, extents, 0, start, range.begin, range.begin + range.count, what);
 }
 
+std::vector<Range> selected(hid_t space, std::vector<hsize_t> const& extents, index_t most,
+                            std::string const& what) {
+  const std::size_t axes = extents.size();
+  const DataError unexpected(what + " has a selection of an unexpected form");
+  if (axes == 0 || H5Sget_simple_extent_ndims(space) != static_cast<int>(axes)) throw unexpected;
+  std::vector<hsize_t> blocks;
+  const H5S_sel_type type = H5Sget_select_type(space);
+  if (type == H5S_SEL_ALL) {
+    blocks.assign(axes, 0);
+    for (hsize_t extent : extents) blocks.push_back(extent - 1);
+  } else if (type == H5S_SEL_HYPERSLABS) {
+    const hssize_t count = H5Sget_select_hyper_nblocks(space);
+    if (count < 0 || count > most) throw unexpected;
+    blocks.resize(static_cast<std::size_t>(count) * 2 * axes);
+    if (count > 0)
+      check(H5Sget_select_hyper_blocklist(space, 0, static_cast<hsize_t>(count), blocks.data()),
+            what);
+  } else {
+    throw unexpected;
+  }
+  std::vector<Range> ranges;
+  for (std::size_t at = 0; at < blocks.size(); at += 2 * axes) {
+    hsize_t const* first = &blocks[at];
+    hsize_t const* last = first + axes;
+    for (std::size_t a = 0; a < axes; ++a)
+      if (first[a] > last[a] || last[a] >= extents[a]) throw unexpected;
+    // Axes behind `outer` are whole, so that a range spans them and the one before.
+    std::size_t outer = axes - 1;
+    while (outer > 0 && first[outer] == 0 && last[outer] + 1 == extents[outer]) --outer;
+    std::vector<hsize_t> corner(first, last);
+    for (;;) {
+      index_t begin = 0;
+      index_t count = 1;
+      for (std::size_t a = 0; a < axes; ++a) {
+        begin = begin * static_cast<index_t>(extents[a]) + static_cast<index_t>(corner[a]);
+        if (a >= outer) count *= static_cast<index_t>(last[a] - first[a] + 1);
+      }
+      if (static_cast<index_t>(ranges.size()) == most) throw unexpected;
+      ranges.push_back({begin, count});
+      std::size_t a = outer;
+      while (a > 0 && ++corner[a - 1] > last[a - 1]) {
+        corner[a - 1] = first[a - 1];
+        --a;
+      }
+      if (a == 0) break;
+    }
+  }
+  std::sort(ranges.begin(), ranges.end(),
+            [](Range const& a, Range const& b) { return a.begin < b.begin; });
+  return ranges;
+}
+
 std::vector<std::string> link_names(hid_t group, std::string const& what) {
   std::vector<std::string> names;
   hsize_t position = 0;

@@ -96,6 +96,12 @@ struct Range {
 void select(hid_t space, std::vector<hsize_t> const& extents, std::vector<Range> const& ranges,
             std::string const& what);
 
+/// The other way round: the elements that are selected, as ascending ranges. `what` is in front of
+/// the DataError where the selection is no set of blocks inside of `extents`, or has more than
+/// `most` ranges.
+std::vector<Range> selected(hid_t space, std::vector<hsize_t> const& extents, index_t most,
+                            std::string const& what);
+
 /// Names of the hard links of a group, in HDF5's order.
 std::vector<std::string> link_names(hid_t group, std::string const& what);
 

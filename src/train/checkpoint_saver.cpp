@@ -8,6 +8,7 @@
 
 #include "base/heartbeat.hpp"
 #include "base/region.hpp"
+#include "checkpoint/checkpoint_save.hpp"
 
 namespace sdp {
 
@@ -33,8 +34,8 @@ void CheckpointSaver<V>::save(CheckpointHeader const& header, WorkerState<V>& wo
   const Region region("sdp::train::checkpoint");
   heartbeat::phase("checkpoint");
   worker.exchange().finish_return();
-  const SavedCheckpoint saved =
-      save_checkpoint(m_world, m_folder, m_config.keep, header, worker.checkpoint_buffers());
+  const SavedCheckpoint saved = save_checkpoint(m_world, m_folder, SaveOptions{m_config.keep, 1},
+                                                header, worker.checkpoint_buffers());
   const std::int64_t step = header.state.step;
   m_world.collectively([&] {
     if (m_world.is_root())
