@@ -232,7 +232,10 @@ std::vector<Range> selected(hid_t space, std::vector<hsize_t> const& extents, in
 std::vector<std::string> link_names(hid_t group, std::string const& what) {
   std::vector<std::string> names;
   hsize_t position = 0;
-  check(H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, &position, add_name, &names), what);
+  // In native order: for any other, HDF5 1.10 makes a table first and, where the index of the group
+  // is damaged, frees the part of the table that it has not filled.
+  check(H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, &position, add_name, &names), what);
+  std::sort(names.begin(), names.end());
   return names;
 }
 

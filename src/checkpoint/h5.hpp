@@ -15,10 +15,13 @@
 
 namespace sdp::h5 {
 
-/// Keeps HDF5 from printing its error stack while it lives.
+/// Keeps HDF5 from printing its error stack while it lives; comes before all other calls of HDF5.
 class QuietErrors {
  public:
   QuietErrors() {
+    // HDF5 1.10 does not get rid of an object header whose checksum is wrong, and would complain
+    // about it at the end of the process. Files are closed by their owners.
+    [[maybe_unused]] static const herr_t once = H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &m_function, &m_data);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
@@ -102,7 +105,7 @@ void select(hid_t space, std::vector<hsize_t> const& extents, std::vector<Range>
 std::vector<Range> selected(hid_t space, std::vector<hsize_t> const& extents, index_t most,
                             std::string const& what);
 
-/// Names of the hard links of a group, in HDF5's order.
+/// Names of the hard links of a group, sorted.
 std::vector<std::string> link_names(hid_t group, std::string const& what);
 
 }  // namespace sdp::h5
