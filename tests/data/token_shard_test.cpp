@@ -5,11 +5,8 @@
 #include <sys/stat.h>
 
 #include <limits>
-#include <random>
 
 #include "tests/data/data_support.hpp"
-
-extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* bytes, std::size_t size);
 
 namespace sdp {
 namespace {
@@ -172,33 +169,6 @@ TEST(TokenShard, ReadsBeyondTwoAndFourGibibytes) {
   std::vector<std::int32_t> tokens(8);
   shard.read(many - 8, 8, tokens.data());
   EXPECT_EQ(tokens, tail);
-}
-
-TEST(TokenShard, MutatedHeadersAreReadOrRefused) {
-  std::mt19937 random(7);
-  const std::string seeds[] = {gpt2_shard(counting(20)), llama3_shard(counting(20)),
-                               bytes_of<std::uint16_t>(counting(600))};
-  for (int round = 0; round < 3000; ++round) {
-    std::string bytes = seeds[round % 3];
-    const unsigned changes = 1 + random() % 4;
-    for (unsigned i = 0; i < changes; ++i) {
-      const std::size_t at = random() % (random() % 4 == 0 ? bytes.size() : std::size_t{12});
-      switch (random() % 4) {
-        case 0:
-          bytes[at] = static_cast<char>(random());
-          break;
-        case 1:
-          bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
-          break;
-        case 2:
-          bytes.resize(std::max<std::size_t>(12, random() % (bytes.size() + 8)));
-          break;
-        default:
-          bytes.replace(at / 4 * 4, 4, random() % 2 ? "\xff\xff\xff\x7f" : "\xff\xff\xff\xff");
-      }
-    }
-    LLVMFuzzerTestOneInput(reinterpret_cast<std::uint8_t const*>(bytes.data()), bytes.size());
-  }
 }
 
 }  // namespace

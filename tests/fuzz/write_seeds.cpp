@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// write_fuzz_seeds FOLDER DECK...: small good files of every format, as the program writes them.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+
+#include "checkpoint/convert.hpp"
+#include "tests/checkpoint/support.hpp"
+
+namespace sdp {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace checkpoint_test;
+
+std::string make(std::string const& folder) {
+  fs::create_directories(folder);
+  return folder;
+}
+
+void write_checkpoints(std::string const& folder) {
+  make(folder);
+  write_small<float>(folder + "/float32.h5", small_header());
+  CheckpointHeader tied = small_header(true);
+  tied.deck.clear();
+  tied.mask.clear();
+  tied.state.best_val_loss.reset();
+  write_small<double>(folder + "/float64.h5", tied);
+}
+
+void write_models(std::string const& checkpoint, std::string const& folder) {
+  constexpr std::int64_t k_shard_bytes = 4000;
+  make(folder);
+  export_checkpoint(checkpoint, folder + "/huggingface/bf16", TensorType::bf16, tensors_of);
+  export_checkpoint(checkpoint, folder + "/huggingface/f32", TensorType::f32, tensors_of);
+  export_checkpoint(checkpoint, folder + "/huggingface_shards/bf16", TensorType::bf16, tensors_of,
+                    k_shard_bytes);
+  fs::copy(folder + "/huggingface_shards/bf16", folder + "/huggingface/shards",
+           fs::copy_options::recursive);
+}
+
+/// llm.c shards of both kinds and a headerless one, tokens below 300.
+void write_shards(std::string const& folder) {
+  make(folder);
+  constexpr int k_tokens = 100;
+  std::string narrow;
+  std::string wide;
+  for (std::uint32_t i = 0; i < k_tokens; ++i) {
+    const std::uint32_t token = i * 7 % 300;
+    narrow.append(reinterpret_cast<char const*>(&token), 2);
+    wide.append(reinterpret_cast<char const*>(&token), 4);
+  }
+  const auto header = [](std::int32_t magic, std::int32_t version) {
+    std::vector<std::int32_t> words(256, 0);
+    words[0] = magic;
+    words[1] = version;
+    words[2] = k_tokens;
+    return std::string(reinterpret_cast<char const*>(words.data()), 1024);
+  };
+  write_file(folder + "/gpt2.bin", header(20240520, 1) + narrow);
+  write_file(folder + "/llama3.bin", header(20240801, 7) + wide);
+  write_file(folder + "/nanogpt.bin", narrow);
+}
+
+void write_all(std::string const& folder, std::vector<std::string> const& decks) {
+  fs::remove_all(folder);
+  write_checkpoints(folder + "/checkpoint");
+  write_models(folder + "/checkpoint/float32.h5", folder);
+  write_shards(folder + "/token_shard");
+  make(folder + "/deck");
+  for (std::string const& deck : decks)
+    fs::copy_file(deck, folder + "/deck/" + fs::path(deck).filename().string());
+}
+
+}  // namespace
+}  // namespace sdp
+
+int main(int argc, char** argv) {
+  const Kokkos::ScopeGuard kokkos(argc, argv);
+  try {
+    if (argc < 2) throw std::runtime_error("a folder is missing");
+    sdp::write_all(argv[1], {argv + 2, argv + argc});
+  } catch (std::exception const& error) {
+    std::fprintf(stderr, "write_fuzz_seeds: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
