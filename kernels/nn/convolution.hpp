@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kernels/nn/channel_runs.hpp"
+#include "kernels/nn/convolution_gemm.hpp"
+#include "kernels/nn/linear.hpp"
+
+// Two-dimensional convolution (cross-correlation, as in PyTorch) without bias, square kernels of
+// odd size K, padding K / 2, any stride.
+//
+// N images, H x W input pixels, P x Q output pixels, I input and O output channels. Images lie with
+// the channel last: x (N,H,W,I), out (N,P,Q,O). Weights have PyTorch's shape (O,I,K,K), or
+// (I,O,K,K) with WeightLayout::in_out, for a convolution whose inputs are cut by subnetworks: a
+// unit is a range of the leading axis in both.
+//
+//   out(n,p,q,o) = sum over i, kh, kw of x(n, s*p + kh - K/2, s*q + kw - K/2, i) * w(o,i,kh,kw)
+//
+// with x = 0 outside of the image. Storage types float and double. None of these functions allows
+// aliasing between its arguments, and each throws ShapeError when the extents do not fit.
+
+namespace sdp::kernels {
+
+/// Elements of the workspace that each function below needs for this shape and value type T.
+template <ExecutionSpace Exec, class T>
+index_t convolution_workspace_size(ConvolutionShape const& shape) {
+  return Details::gemm_convolution_workspace<Exec, T>(shape);
+}
+
+namespace Details {
+template <class Exec, class Work>
+void check_workspace(char const* name, ConvolutionShape const& shape, Work const& workspace) {
+  const index_t needed = convolution_workspace_size<Exec, value_t<Work>>(shape);
+  require(static_cast<index_t>(workspace.extent(0)) >= needed, name,
+          "workspace " + shape_string(workspace) + " must have at least " + std::to_string(needed) +
+              " elements");
+}
+}  // namespace Details
+
+/// out = x convolved with weight; out is overwritten.
+///
+/// x (N,H,W,I), weight (O,I,K,K) or (I,O,K,K), out (N,P,Q,O); workspace as
+/// convolution_workspace_size.
+template <ExecutionSpace Exec, RowMajor<4> X, RowMajor<4> W, RowMajor<1> Work, RowMajor<4> Out>
+void convolution_forward(Exec const& exec, WeightLayout layout, int stride, X const& x,
+                         W const& weight, Work const& workspace, Out const& out) {
+  constexpr char const* k_name = "sdp::kernels::convolution_forward";
+  const auto shape =
+      Details::check_convolution(k_name, layout, stride, "x", x, "out", out, "weight", weight);
+  Details::check_workspace<Exec>(k_name, shape, workspace);
+  if (out.size() == 0) return;
+  Details::gemm_convolution_forward(exec, shape, layout, x, weight, workspace, out);
+}
+
+/// d_x = gradient of convolution_forward with respect to x + beta * d_x; with beta = 0 d_x is
+/// overwritten whatever it held.
+///
+/// d_out (N,P,Q,O), weight (O,I,K,K) or (I,O,K,K), d_x (N,H,W,I); workspace as
+/// convolution_workspace_size.
+template <ExecutionSpace Exec, RowMajor<4> DOut, RowMajor<4> W, RowMajor<1> Work, RowMajor<4> DX>
+void convolution_backward_input(Exec const& exec, WeightLayout layout, int stride,
+                                DOut const& d_out, W const& weight, Work const& workspace,
+                                DX const& d_x, double beta = 0.0) {
+  constexpr char const* k_name = "sdp::kernels::convolution_backward_input";
+  const auto shape = Details::check_convolution(k_name, layout, stride, "d_x", d_x, "d_out", d_out,
+                                                "weight", weight);
+  Details::check_workspace<Exec>(k_name, shape, workspace);
+  if (d_x.size() == 0) return;
+  Details::gemm_convolution_backward_input(exec, shape, layout, d_out, weight, workspace, d_x,
+                                           beta);
+}
+
+/// d_weight += gradient of convolution_forward with respect to the weight, for the channels of the
+/// leading weight axis that `channels` names: row run.to + j of d_weight is the gradient of row
+/// run.from + j of the weight. The work is proportional to the channels named.
+///
+/// x (N,H,W,I), d_out (N,P,Q,O), d_weight (rows, I or O, K, K) with as many rows as channels are
+/// named, or all of them with AllChannels; workspace as convolution_workspace_size of the whole
+/// convolution. Products of tiles of pixels are summed in the order of the pixels.
+template <ExecutionSpace Exec, RowMajor<4> X, RowMajor<4> DOut, ChannelRuns Runs, RowMajor<1> Work,
+          RowMajor<4> DW>
+void convolution_backward_weight(Exec const& exec, WeightLayout layout, int stride, X const& x,
+                                 DOut const& d_out, Runs const& channels, Work const& workspace,
+                                 DW const& d_weight) {
+  constexpr char const* k_name = "sdp::kernels::convolution_backward_weight";
+  const auto shape =
+      Details::check_weight_gradient<Runs>(k_name, layout, stride, x, d_out, d_weight);
+  Details::check_workspace<Exec>(k_name, shape, workspace);
+  if (d_weight.size() == 0 || d_out.size() == 0) return;
+  Details::gemm_convolution_backward_weight(exec, shape, layout, x, d_out, channels, workspace,
+                                            d_weight);
+}
+
+/// The same for every channel: d_weight has the shape of the weight.
+template <ExecutionSpace Exec, RowMajor<4> X, RowMajor<4> DOut, RowMajor<1> Work, RowMajor<4> DW>
+void convolution_backward_weight(Exec const& exec, WeightLayout layout, int stride, X const& x,
+                                 DOut const& d_out, Work const& workspace, DW const& d_weight) {
+  convolution_backward_weight(exec, layout, stride, x, d_out, AllChannels{}, workspace, d_weight);
+}
+
+}  // namespace sdp::kernels

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/blas/gemm.hpp"
+#include "kernels/core/team.hpp"
+#include "kernels/nn/convolution_shape.hpp"
+
+// Convolution as matrix products over blocks of pixels (implicit GEMM): the taps of a block are
+// gathered next to each other in the workspace and multiplied with the weights, which are brought
+// into the order (tap, from channel, to channel) once per call. The gradient with respect to the
+// input of a strided convolution is one such product for each residue of the pixel modulo the
+// stride, so no product with zero is formed.
+
+namespace sdp::kernels::Details {
+
+/// Elements of a block of gathered taps: on the host it stays in the second cache level.
+template <class Exec>
+inline constexpr index_t k_convolution_block = k_is_host<Exec> ? (index_t(1) << 17)
+                                                               : (index_t(1) << 24);
+
+/// Pixels in a block whose rows have `depth` elements.
+template <class Exec>
+index_t block_pixels(index_t pixels, index_t depth) {
+  constexpr index_t k_least = 64;
+  const index_t fitting = k_convolution_block<Exec> / std::max<index_t>(depth, 1);
+  return std::min(pixels, std::max(fitting, k_least));
+}
+
+/// What contributes to a pixel along one axis: from[t] pixels after step * (its index), through row
+/// or column tap[t] of the kernel.
+struct AxisTaps {
+  int count = 0;
+  int from[k_max_convolution_kernel] = {};
+  int tap[k_max_convolution_kernel] = {};
+
+  void add(int from_pixel, int kernel_tap) {
+    from[count] = from_pixel;
+    tap[count] = kernel_tap;
+    ++count;
+  }
+};
+
+/// A grid of pixels (N, height, width), and the source pixels that contribute to each.
+struct TapGrid {
+  index_t height;
+  index_t width;
+  index_t source_height;
+  index_t source_width;
+  int step;
+  AxisTaps rows;
+  AxisTaps cols;
+
+  KOKKOS_INLINE_FUNCTION int taps() const { return rows.count * cols.count; }
+};
+
+/// Output pixels and the input pixels under the kernel.
+inline TapGrid forward_grid(ConvolutionShape const& s) {
+  TapGrid grid{s.out_height(), s.out_width(), s.height, s.width, s.stride, {}, {}};
+  for (int k = 0; k < s.kernel; ++k) grid.rows.add(k - s.padding(), k);
+  grid.cols = grid.rows;
+  return grid;
+}
+
+/// Input pixels (row, col) modulo the stride, and the output pixels that they contribute to:
+/// s*p + k - padding = s*a + row for pixel a of the residue, so p = a + (row + padding - k) / s.
+inline TapGrid backward_grid(ConvolutionShape const& s, int row, int col) {
+  const auto taps = [&](int residue) {
+    AxisTaps axis;
+    for (int k = 0; k < s.kernel; ++k)
+      if ((residue + s.padding() - k) % s.stride == 0)
+        axis.add((residue + s.padding() - k) / s.stride, k);
+    return axis;
+  };
+  const auto size = [&](index_t all, int residue) {
+    return all > residue ? (all - residue + s.stride - 1) / s.stride : 0;
+  };
+  return {size(s.height, row), size(s.width, col), s.out_height(), s.out_width(), 1,
+          taps(row),           taps(col)};
+}
+
+/// to(run) = from(run) for every run, or all `channels`.
+template <class Team, class Runs, class T>
+KOKKOS_INLINE_FUNCTION void copy_channels(Team const& team, Runs const& runs, index_t channels,
+                                          T const* from, T* to) {
+  if constexpr (std::is_same_v<Runs, AllChannels>) {
+    row_for(team, channels, [=](index_t c) { to[c] = from[c]; });
+  } else {
+    const auto count = static_cast<index_t>(runs.extent(0));
+    for (index_t r = 0; r < count; ++r) {
+      const ColumnRun run = runs(r);
+      T const* source = from + run.from;
+      T* target = to + run.to;
+      row_for(team, run.count, [=](index_t c) { target[c] = source[c]; });
+    }
+  }
+}
+
+/// block(b, t * channels + c) = the pixel of tap t and chosen channel c, zero outside of the image,
+/// for pixels begin + b of the grid.
+template <class Exec, class Runs, class Source, class Block>
+void gather_taps(Exec const& exec, TapGrid const& grid, Runs const& runs, index_t channels,
+                 Source const& source, index_t begin, Block const& block) {
+  using T = value_t<Block>;
+  const auto source_channels = static_cast<index_t>(source.extent(3));
+  Kokkos::parallel_for(
+      "sdp::kernels::convolution_gather", row_policy(exec, static_cast<index_t>(block.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t pixel = begin + team.league_rank();
+        const index_t image = pixel / (grid.height * grid.width);
+        const index_t row = pixel / grid.width % grid.height;
+        const index_t col = pixel % grid.width;
+        const index_t count = channels;
+        T const* from =
+            source.data() + image * grid.source_height * grid.source_width * source_channels;
+        T* to = &block(team.league_rank(), 0);
+        for (int i = 0; i < grid.rows.count; ++i) {
+          const index_t y = row * grid.step + grid.rows.from[i];
+          const bool row_inside = y >= 0 && y < grid.source_height;
+          for (int j = 0; j < grid.cols.count; ++j) {
+            const index_t x = col * grid.step + grid.cols.from[j];
+            T* target = to;
+            if (row_inside && x >= 0 && x < grid.source_width)
+              copy_channels(team, runs, count, from + (y * grid.source_width + x) * source_channels,
+                            target);
+            else
+              row_for(team, count, [=](index_t c) { target[c] = T(0); });
+            to += count;
+          }
+        }
+      });
+}
+
+/// packed(t * from + c, d) = the weight of tap t from channel c to channel d. `strides` are those
+/// of the two channel axes in the weight.
+struct ChannelStrides {
+  index_t from;
+  index_t to;
+};
+
+template <class Exec, class W, class Packed>
+void pack_convolution_weight(Exec const& exec, TapGrid const& grid, int kernel,
+                             ChannelStrides strides, W const& weight, index_t from_channels,
+                             Packed const& packed) {
+  const auto columns = static_cast<index_t>(packed.extent(1));
+  Kokkos::parallel_for(
+      "sdp::kernels::convolution_pack_weight", row_policy(exec, from_channels),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t c = team.league_rank();
+        auto const* from = weight.data() + c * strides.from;
+        const index_t stride = strides.to;
+        for (int i = 0; i < grid.rows.count; ++i)
+          for (int j = 0; j < grid.cols.count; ++j) {
+            auto const* source = from + grid.rows.tap[i] * kernel + grid.cols.tap[j];
+            auto* to = &packed((i * grid.cols.count + j) * from_channels + c, 0);
+            row_for(team, columns, [=](index_t d) { to[d] = source[d * stride]; });
+          }
+      });
+}
+
+/// d_weight += the packed gradient (tap, from channel, to channel).
+template <class Exec, class Packed, class DW>
+void unpack_weight_gradient(Exec const& exec, ChannelStrides strides, index_t from_channels,
+                            Packed const& packed, DW const& d_weight) {
+  const auto columns = static_cast<index_t>(packed.extent(1));
+  const auto taps = static_cast<index_t>(d_weight.extent(2) * d_weight.extent(3));
+  Kokkos::parallel_for(
+      "sdp::kernels::convolution_unpack_gradient", row_policy(exec, from_channels),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t c = team.league_rank();
+        const index_t stride = strides.to;
+        for (index_t t = 0; t < taps; ++t) {
+          auto* to = d_weight.data() + c * strides.from + t;
+          auto const* from = &packed(t * from_channels + c, 0);
+          row_for(team, columns, [=](index_t d) { to[d * stride] += from[d]; });
+        }
+      });
+}
+
+/// Pixels begin + b of the grid of one residue: d_x = result + beta * d_x.
+template <class Exec, class Result, class DX>
+void scatter_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid const& grid,
+                     int row_residue, int col_residue, index_t begin, Result const& result,
+                     double beta, DX const& d_x) {
+  using T = value_t<DX>;
+  const T factor = static_cast<T>(beta);
+  const index_t height = shape.height, width = shape.width, channels = shape.inputs;
+  const int stride = shape.stride;
+  Kokkos::parallel_for(
+      "sdp::kernels::convolution_scatter", row_policy(exec, static_cast<index_t>(result.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t pixel = begin + team.league_rank();
+        const index_t image = pixel / (grid.height * grid.width);
+        const index_t row = pixel / grid.width % grid.height * stride + row_residue;
+        const index_t col = pixel % grid.width * stride + col_residue;
+        T const* from = result.data() + team.league_rank() * channels;
+        T* to = d_x.data() + ((image * height + row) * width + col) * channels;
+        if (factor == T(0))
+          row_for(team, channels, [=](index_t c) { to[c] = from[c]; });
+        else
+          row_for(team, channels, [=](index_t c) { to[c] = from[c] + factor * to[c]; });
+      });
+}
+
+/// A matrix in memory that the caller owns.
+template <class V>
+using UnmanagedMatrix = Kokkos::View<value_t<V>**, Kokkos::LayoutRight, typename V::device_type,
+                                     Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+
+/// Hands out consecutive matrices of a workspace.
+template <class Work>
+class Carver {
+ public:
+  explicit Carver(Work const& workspace) : m_next(workspace.data()) {}
+
+  UnmanagedMatrix<Work> matrix(index_t rows, index_t cols) {
+    UnmanagedMatrix<Work> view(m_next, rows, cols);
+    m_next += rows * cols;
+    return view;
+  }
+
+ private:
+  value_t<Work>* m_next;
+};
+
+template <class V>
+auto first_rows(V const& view, index_t rows) {
+  return UnmanagedMatrix<V>(view.data(), rows, view.extent(1));
+}
+
+template <class V>
+auto matrix_at(V const& images, index_t pixel, index_t pixels) {
+  using T = typename V::value_type;
+  const auto channels = static_cast<index_t>(images.extent(3));
+  return Kokkos::View<T**, Kokkos::LayoutRight, typename V::device_type,
+                      Kokkos::MemoryTraits<Kokkos::Unmanaged>>(images.data() + pixel * channels,
+                                                               pixels, channels);
+}
+
+/// f(first pixel, pixels) for every block of a grid of `pixels`.
+template <class F>
+void for_each_block(index_t pixels, index_t block, F const& f) {
+  for (index_t begin = 0; begin < pixels; begin += block) f(begin, std::min(block, pixels - begin));
+}
+
+template <class Exec, class T>
+index_t gemm_convolution_workspace(ConvolutionShape const& s) {
+  const index_t weights = s.taps() * s.inputs * s.outputs;
+  const auto block = [&](index_t pixels, index_t channels, index_t beside) {
+    const index_t depth = s.taps() * channels;
+    return block_pixels<Exec>(pixels, depth) * (depth + beside);
+  };
+  // A residue has fewer taps than the kernel, and so more pixels in a block.
+  index_t backward_input = 0;
+  for (int row = 0; row < s.stride; ++row)
+    for (int col = 0; col < s.stride; ++col) {
+      const auto grid = backward_grid(s, row, col);
+      const index_t depth = grid.taps() * s.outputs;
+      backward_input =
+          std::max(backward_input, block_pixels<Exec>(s.images * grid.height * grid.width, depth) *
+                                       (depth + s.inputs));
+    }
+  return weights + std::max({block(s.out_pixels(), s.inputs, 0), backward_input,
+                             block(s.out_pixels(), s.inputs, s.outputs)});
+}
+
+inline ChannelStrides weight_strides(ConvolutionShape const& s, WeightLayout layout) {
+  // of (input, output) channels
+  return layout == WeightLayout::out_in ? ChannelStrides{s.taps(), s.inputs * s.taps()}
+                                        : ChannelStrides{s.outputs * s.taps(), s.taps()};
+}
+
+template <class Exec, class X, class W, class Work, class Out>
+void gemm_convolution_forward(Exec const& exec, ConvolutionShape const& s, WeightLayout layout,
+                              X const& x, W const& weight, Work const& workspace, Out const& out) {
+  const auto grid = forward_grid(s);
+  const index_t depth = s.taps() * s.inputs;
+  Carver<Work> carve(workspace);
+  const auto packed = carve.matrix(depth, s.outputs);
+  pack_convolution_weight(exec, grid, s.kernel, weight_strides(s, layout), weight, s.inputs,
+                          packed);
+  if (s.kernel == 1 && s.stride == 1)
+    return gemm(exec, Transpose::no, Transpose::no, 1.0, pixel_rows(x), packed, 0.0,
+                pixel_rows(out));
+  const index_t pixels = s.out_pixels();
+  const index_t block = block_pixels<Exec>(pixels, depth);
+  const auto taps = carve.matrix(block, depth);
+  for_each_block(pixels, block, [&](index_t begin, index_t count) {
+    const auto gathered = first_rows(taps, count);
+    gather_taps(exec, grid, AllChannels{}, s.inputs, x, begin, gathered);
+    gemm(exec, Transpose::no, Transpose::no, 1.0, gathered, packed, 0.0,
+         matrix_at(out, begin, count));
+  });
+}
+
+template <class Exec, class DOut, class W, class Work, class DX>
+void gemm_convolution_backward_input(Exec const& exec, ConvolutionShape const& s,
+                                     WeightLayout layout, DOut const& d_out, W const& weight,
+                                     Work const& workspace, DX const& d_x, double beta) {
+  const auto forward_strides = weight_strides(s, layout);
+  const ChannelStrides strides{forward_strides.to, forward_strides.from};
+  for (int row = 0; row < s.stride; ++row)
+    for (int col = 0; col < s.stride; ++col) {
+      const auto grid = backward_grid(s, row, col);
+      const index_t pixels = s.images * grid.height * grid.width;
+      if (pixels == 0) continue;
+      const index_t depth = grid.taps() * s.outputs;
+      const index_t block = block_pixels<Exec>(pixels, depth);
+      Carver<Work> carve(workspace);
+      const auto packed = carve.matrix(depth, s.inputs);
+      pack_convolution_weight(exec, grid, s.kernel, strides, weight, s.outputs, packed);
+      const auto taps = carve.matrix(block, depth);
+      const auto results = carve.matrix(block, s.inputs);
+      for_each_block(pixels, block, [&](index_t begin, index_t count) {
+        const auto gathered = first_rows(taps, count);
+        if (s.kernel == 1 && s.stride == 1) {
+          return gemm(exec, Transpose::no, Transpose::no, 1.0, matrix_at(d_out, begin, count),
+                      packed, beta, matrix_at(d_x, begin, count));
+        }
+        gather_taps(exec, grid, AllChannels{}, s.outputs, d_out, begin, gathered);
+        if (s.stride == 1)
+          return gemm(exec, Transpose::no, Transpose::no, 1.0, gathered, packed, beta,
+                      matrix_at(d_x, begin, count));
+        const auto result = first_rows(results, count);
+        gemm(exec, Transpose::no, Transpose::no, 1.0, gathered, packed, 0.0, result);
+        scatter_residue(exec, s, grid, row, col, begin, result, beta, d_x);
+      });
+    }
+}
+
+template <class Exec, class X, class DOut, class Runs, class Work, class DW>
+void gemm_convolution_backward_weight(Exec const& exec, ConvolutionShape const& s,
+                                      WeightLayout layout, X const& x, DOut const& d_out,
+                                      Runs const& channels, Work const& workspace,
+                                      DW const& d_weight) {
+  const bool out_in = layout == WeightLayout::out_in;
+  const auto rows = static_cast<index_t>(d_weight.extent(0));
+  const index_t inputs = out_in ? s.inputs : rows;
+  const index_t outputs = out_in ? rows : s.outputs;
+  ConvolutionShape held = s;
+  held.inputs = inputs;
+  held.outputs = outputs;
+  const auto grid = forward_grid(s);
+  TapGrid out_grid{s.out_height(), s.out_width(), s.out_height(), s.out_width(), 1, {}, {}};
+  out_grid.rows.add(0, 0);
+  out_grid.cols.add(0, 0);
+  const index_t depth = s.taps() * inputs;
+  const index_t pixels = s.out_pixels();
+  const index_t block = block_pixels<Exec>(pixels, s.taps() * s.inputs);
+  Carver<Work> carve(workspace);
+  const auto packed = carve.matrix(depth, outputs);
+  const auto taps = carve.matrix(block, depth);
+  const auto held_out = carve.matrix(block, outputs);
+  constexpr bool k_all = std::is_same_v<Runs, AllChannels>;
+  for_each_block(pixels, block, [&](index_t begin, index_t count) {
+    const auto gathered = first_rows(taps, count);
+    const double beta = begin == 0 ? 0.0 : 1.0;
+    if (k_all || out_in)
+      gather_taps(exec, grid, AllChannels{}, inputs, x, begin, gathered);
+    else
+      gather_taps(exec, grid, channels, inputs, x, begin, gathered);
+    if (k_all || !out_in)
+      return gemm(exec, Transpose::yes, Transpose::no, 1.0, gathered,
+                  matrix_at(d_out, begin, count), beta, packed);
+    const auto chosen = first_rows(held_out, count);
+    gather_taps(exec, out_grid, channels, outputs, d_out, begin, chosen);
+    gemm(exec, Transpose::yes, Transpose::no, 1.0, gathered, chosen, beta, packed);
+  });
+  unpack_weight_gradient(exec, weight_strides(held, layout), inputs, packed, d_weight);
+}
+
+}  // namespace sdp::kernels::Details
