@@ -3,6 +3,7 @@
 
 #include "kernels/nn/channel_runs.hpp"
 #include "kernels/nn/convolution_gemm.hpp"
+#include "kernels/nn/convolution_winograd.hpp"
 #include "kernels/nn/linear.hpp"
 
 // Two-dimensional convolution (cross-correlation, as in PyTorch) without bias, square kernels of
@@ -20,10 +21,39 @@
 
 namespace sdp::kernels {
 
+namespace Details {
+enum class ConvolutionMethod { gemm, winograd_2, winograd_4 };
+
+/// The cheapest way to convolve, by a count of multiplications and of what moving operands costs in
+/// their measure.
+inline ConvolutionMethod convolution_method(ConvolutionShape const& s) {
+  if (s.kernel != 3 || s.stride != 1) return ConvolutionMethod::gemm;
+  constexpr index_t k_gathered = 8, k_transformed = 12, k_weight = 16;
+  const index_t pair = s.inputs * s.outputs, both = s.inputs + s.outputs;
+  const auto winograd = [&](int m) {
+    const auto grid = tile_grid(s, m);
+    const index_t tiles = s.images * grid.rows * grid.cols;
+    return (m + 2) * (m + 2) * (tiles * (pair + k_transformed * both) + k_weight * pair);
+  };
+  const index_t direct =
+      s.taps() * (s.out_pixels() * (pair + k_gathered * s.inputs) + k_weight * pair);
+  const index_t two = winograd(2), four = winograd(4);
+  if (direct <= two && direct <= four) return ConvolutionMethod::gemm;
+  return two < four ? ConvolutionMethod::winograd_2 : ConvolutionMethod::winograd_4;
+}
+}  // namespace Details
+
 /// Elements of the workspace that each function below needs for this shape and value type T.
 template <ExecutionSpace Exec, class T>
 index_t convolution_workspace_size(ConvolutionShape const& shape) {
-  return Details::gemm_convolution_workspace<Exec, T>(shape);
+  switch (Details::convolution_method(shape)) {
+    case Details::ConvolutionMethod::winograd_2:
+      return Details::WinogradPlan<Exec, 2>(shape).workspace;
+    case Details::ConvolutionMethod::winograd_4:
+      return Details::WinogradPlan<Exec, 4>(shape).workspace;
+    default:
+      return Details::gemm_convolution_workspace<Exec, T>(shape);
+  }
 }
 
 namespace Details {
@@ -48,7 +78,17 @@ void convolution_forward(Exec const& exec, WeightLayout layout, int stride, X co
       Details::check_convolution(k_name, layout, stride, "x", x, "out", out, "weight", weight);
   Details::check_workspace<Exec>(k_name, shape, workspace);
   if (out.size() == 0) return;
-  Details::gemm_convolution_forward(exec, shape, layout, x, weight, workspace, out);
+  switch (const auto strides = Details::weight_strides(shape, layout);
+          Details::convolution_method(shape)) {
+    case Details::ConvolutionMethod::winograd_2:
+      return Details::winograd_convolution<2, false>(exec, shape, strides, x, weight, workspace,
+                                                     0.0, out);
+    case Details::ConvolutionMethod::winograd_4:
+      return Details::winograd_convolution<4, false>(exec, shape, strides, x, weight, workspace,
+                                                     0.0, out);
+    default:
+      return Details::gemm_convolution_forward(exec, shape, layout, x, weight, workspace, out);
+  }
 }
 
 /// d_x = gradient of convolution_forward with respect to x + beta * d_x; with beta = 0 d_x is
@@ -65,8 +105,19 @@ void convolution_backward_input(Exec const& exec, WeightLayout layout, int strid
                                                 "weight", weight);
   Details::check_workspace<Exec>(k_name, shape, workspace);
   if (d_x.size() == 0) return;
-  Details::gemm_convolution_backward_input(exec, shape, layout, d_out, weight, workspace, d_x,
-                                           beta);
+  const auto forward_strides = Details::weight_strides(shape, layout);
+  const Details::ChannelStrides strides{forward_strides.to, forward_strides.from};
+  switch (Details::convolution_method(shape)) {
+    case Details::ConvolutionMethod::winograd_2:
+      return Details::winograd_convolution<2, true>(exec, shape, strides, d_out, weight, workspace,
+                                                    beta, d_x);
+    case Details::ConvolutionMethod::winograd_4:
+      return Details::winograd_convolution<4, true>(exec, shape, strides, d_out, weight, workspace,
+                                                    beta, d_x);
+    default:
+      return Details::gemm_convolution_backward_input(exec, shape, layout, d_out, weight, workspace,
+                                                      d_x, beta);
+  }
 }
 
 /// d_weight += gradient of convolution_forward with respect to the weight, for the channels of the
@@ -86,8 +137,17 @@ void convolution_backward_weight(Exec const& exec, WeightLayout layout, int stri
       Details::check_weight_gradient<Runs>(k_name, layout, stride, x, d_out, d_weight);
   Details::check_workspace<Exec>(k_name, shape, workspace);
   if (d_weight.size() == 0 || d_out.size() == 0) return;
-  Details::gemm_convolution_backward_weight(exec, shape, layout, x, d_out, channels, workspace,
-                                            d_weight);
+  switch (Details::convolution_method(shape)) {
+    case Details::ConvolutionMethod::winograd_2:
+      return Details::winograd_backward_weight<2>(exec, shape, layout, x, d_out, channels,
+                                                  workspace, d_weight);
+    case Details::ConvolutionMethod::winograd_4:
+      return Details::winograd_backward_weight<4>(exec, shape, layout, x, d_out, channels,
+                                                  workspace, d_weight);
+    default:
+      return Details::gemm_convolution_backward_weight(exec, shape, layout, x, d_out, channels,
+                                                       workspace, d_weight);
+  }
 }
 
 /// The same for every channel: d_weight has the shape of the weight.

@@ -203,6 +203,31 @@ void scatter_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid co
       });
 }
 
+/// Pixels of a residue that no output depends on: d_x *= beta.
+template <class Exec, class DX>
+void scale_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid const& grid,
+                   int row_residue, int col_residue, double beta, DX const& d_x) {
+  using T = value_t<DX>;
+  if (beta == 1.0) return;
+  const T factor = static_cast<T>(beta);
+  const index_t height = shape.height, width = shape.width, channels = shape.inputs;
+  const int stride = shape.stride;
+  Kokkos::parallel_for(
+      "sdp::kernels::convolution_scale", row_policy(exec, shape.images * grid.height * grid.width),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t pixel = team.league_rank();
+        const index_t image = pixel / (grid.height * grid.width);
+        const index_t row = pixel / grid.width % grid.height * stride + row_residue;
+        const index_t col = pixel % grid.width * stride + col_residue;
+        const T old = factor;
+        T* to = d_x.data() + ((image * height + row) * width + col) * channels;
+        if (old == T(0))
+          row_for(team, channels, [=](index_t c) { to[c] = T(0); });
+        else
+          row_for(team, channels, [=](index_t c) { to[c] *= old; });
+      });
+}
+
 /// A matrix in memory that the caller owns.
 template <class V>
 using UnmanagedMatrix = Kokkos::View<value_t<V>**, Kokkos::LayoutRight, typename V::device_type,
@@ -305,6 +330,10 @@ void gemm_convolution_backward_input(Exec const& exec, ConvolutionShape const& s
       const auto grid = backward_grid(s, row, col);
       const index_t pixels = s.images * grid.height * grid.width;
       if (pixels == 0) continue;
+      if (grid.taps() == 0) {
+        scale_residue(exec, s, grid, row, col, beta, d_x);
+        continue;
+      }
       const index_t depth = grid.taps() * s.outputs;
       const index_t block = block_pixels<Exec>(pixels, depth);
       Carver<Work> carve(workspace);

@@ -99,7 +99,8 @@ struct Problem {
 
 template <class T>
 void expect_same(Images<T> const& actual, Values const& expected, std::string const& what) {
-  expect_close(get_values(actual), expected, 200 * epsilon<T>(), 1.0, what);
+  // Sums of up to a thousand products below 1.
+  expect_close(get_values(actual), expected, 500 * epsilon<T>(), 1.0, what);
 }
 
 template <class T>
@@ -126,11 +127,18 @@ TYPED_TEST(Convolution, BackwardInputMatchesScalarReferenceOverwritingOrAdding) 
       convolution_backward_input(Exec(), layout, shape.stride, p.d_out, p.weight, p.workspace, d_x);
       expect_same(d_x, expected, "d_x");
       const auto before = noise(p.x.size(), 7);
-      const auto added = p.x_of(before);
-      for (std::size_t i = 0; i < before.size(); ++i) expected[i] += before[i];
+      const auto added = p.x_of(before), mixed = p.x_of(before);
+      auto expected_mixed = expected;
+      for (std::size_t i = 0; i < before.size(); ++i) {
+        expected[i] += before[i];
+        expected_mixed[i] += 0.5 * before[i];
+      }
       convolution_backward_input(Exec(), layout, shape.stride, p.d_out, p.weight, p.workspace,
                                  added, 1.0);
       expect_same(added, expected, "d_x with beta = 1");
+      convolution_backward_input(Exec(), layout, shape.stride, p.d_out, p.weight, p.workspace,
+                                 mixed, 0.5);
+      expect_same(mixed, expected_mixed, "d_x with beta = 1/2");
     }
 }
 
@@ -167,6 +175,50 @@ TYPED_TEST(Convolution, BackwardWeightOfSomeChannelsIsThoseRowsOfTheWhole) {
                                   p.workspace, d_weight);
       expect_same(d_weight, expected, "d_weight");
     }
+}
+
+template <int M>
+struct Outputs {
+  static constexpr int value = M;
+};
+template <class Size>
+class Winograd : public ::testing::Test {};
+using Sizes = ::testing::Types<Outputs<2>, Outputs<4>>;
+TYPED_TEST_SUITE(Winograd, Sizes);
+
+TYPED_TEST(Winograd, EveryTileSizeMatchesScalarReferenceOverManyBlocks) {
+  constexpr int k_outputs = TypeParam::value;
+  for (const auto layout : k_layouts)
+    for (auto const& shape : {shape_of(1, 1, 1, 1, 2, 3, 1), shape_of(3, 5, 7, 17, 5, 3, 1),
+                              shape_of(5, 13, 17, 3, 18, 3, 1), shape_of(2, 8, 8, 16, 16, 3, 1)}) {
+      using Plan = Details::WinogradPlan<Exec, k_outputs>;
+      const Problem<double> p(shape, layout);
+      const auto workspace = nan_vector<double>(Plan(shape).workspace);
+      const auto strides = Details::weight_strides(shape, layout);
+      const auto out = p.out_of(nan_values(p.d_out.size()));
+      Details::winograd_convolution<k_outputs, false>(Exec(), shape, strides, p.x, p.weight,
+                                                      workspace, 0.0, out);
+      expect_same(out, p.expected_out(), "out");
+      const auto d_x = p.x_of(nan_values(p.x.size()));
+      Details::winograd_convolution<k_outputs, true>(Exec(), shape, {strides.to, strides.from},
+                                                     p.d_out, p.weight, workspace, 0.0, d_x);
+      expect_same(d_x, p.expected_d_x(), "d_x");
+      const auto d_weight = p.weight_of(Values(p.weight.size(), 0.0));
+      Details::winograd_backward_weight<k_outputs>(Exec(), shape, layout, p.x, p.d_out,
+                                                   AllChannels{}, workspace, d_weight);
+      expect_same(d_weight, p.expected_d_weight(), "d_weight");
+    }
+}
+
+TEST(ConvolutionMethod, FollowsTheCost) {
+  using Details::convolution_method;
+  using Method = Details::ConvolutionMethod;
+  EXPECT_EQ(convolution_method(shape_of(64, 32, 32, 64, 64, 3, 1)), Method::winograd_4);
+  EXPECT_EQ(convolution_method(shape_of(6, 4, 4, 512, 512, 3, 1)), Method::winograd_2);
+  EXPECT_EQ(convolution_method(shape_of(1, 2, 2, 512, 512, 3, 1)), Method::gemm);
+  EXPECT_EQ(convolution_method(shape_of(64, 32, 32, 3, 64, 3, 1)), Method::gemm);
+  EXPECT_EQ(convolution_method(shape_of(64, 32, 32, 64, 64, 3, 2)), Method::gemm);
+  EXPECT_EQ(convolution_method(shape_of(64, 32, 32, 64, 64, 1, 1)), Method::gemm);
 }
 
 TEST(ConvolutionGradient, AgreesWithFiniteDifferences) {
