@@ -148,16 +148,17 @@ double milliseconds(LayerRun const& layer, int pass) {
 }
 
 void run(index_t images, int repeats, double fraction) {
-  std::printf("best of %d, %d images; ms (GFLOP/s)\n%-16s %2s %8s %16s %16s %16s %9s %9s\n",
-              repeats, static_cast<int>(images), "layer", "x", "MFLOP", "forward", "d_input",
-              "d_weight", "norm", "d_norm");
+  std::printf("best of %d, %d images; ms dense, ms at %g (GFLOP/s dense)\n", repeats,
+              static_cast<int>(images), fraction);
+  std::printf("%-16s %2s %8s %19s %19s %19s %11s %11s\n", "layer", "x", "MFLOP", "forward",
+              "d_input", "d_weight", "norm", "d_norm");
   std::array<double, 2> total{}, flops{};
   for (auto const& layer : k_layers) {
     const LayerRun variants[] = {{layer, images, 1.0}, {layer, images, fraction}};
     std::printf("%-16s %2d %8.0f", layer.name, layer.count, variants[0].mflop());
     for (int pass = 0; pass < LayerRun::k_passes; ++pass) {
       if (!variants[0].runs(pass)) {
-        std::printf(" %16s", "");
+        std::printf(" %19s", "");
         continue;
       }
       std::array<double, 2> best{HUGE_VAL, HUGE_VAL};
@@ -170,9 +171,9 @@ void run(index_t images, int repeats, double fraction) {
         if (pass < 3) flops[v] += layer.count * variants[v].mflop();
       }
       if (pass < 3)
-        std::printf(" %9.2f (%4.0f)", best[0], variants[0].mflop() / best[0]);
+        std::printf(" %6.2f %6.2f (%3.0f)", best[0], best[1], variants[0].mflop() / best[0]);
       else
-        std::printf(" %9.2f", best[0]);
+        std::printf(" %5.2f %5.2f", best[0], best[1]);
     }
     std::printf("\n");
   }

@@ -35,6 +35,11 @@ struct AxisTaps {
   int from[k_max_convolution_kernel] = {};
   int tap[k_max_convolution_kernel] = {};
 
+  /// Whether the taps are neighbouring pixels in rising order, and so contiguous in memory.
+  KOKKOS_INLINE_FUNCTION bool adjacent() const {
+    return count > 0 && from[count - 1] - from[0] == count - 1 && from[count - 1] >= from[0];
+  }
+
   void add(int from_pixel, int kernel_tap) {
     from[count] = from_pixel;
     tap[count] = kernel_tap;
@@ -115,9 +120,19 @@ void gather_taps(Exec const& exec, TapGrid const& grid, Runs const& runs, index_
         T const* from =
             source.data() + image * grid.source_height * grid.source_width * source_channels;
         T* to = &block(team.league_rank(), 0);
+        const index_t left = col * grid.step + grid.cols.from[0];
+        const bool whole_rows = std::is_same_v<Runs, AllChannels> && grid.cols.adjacent() &&
+                                left >= 0 && left + grid.cols.count <= grid.source_width;
         for (int i = 0; i < grid.rows.count; ++i) {
           const index_t y = row * grid.step + grid.rows.from[i];
           const bool row_inside = y >= 0 && y < grid.source_height;
+          if (whole_rows && row_inside) {
+            T const* source_row = from + (y * grid.source_width + left) * source_channels;
+            T* target = to;
+            row_for(team, grid.cols.count * count, [=](index_t c) { target[c] = source_row[c]; });
+            to += grid.cols.count * count;
+            continue;
+          }
           for (int j = 0; j < grid.cols.count; ++j) {
             const index_t x = col * grid.step + grid.cols.from[j];
             T* target = to;

@@ -134,16 +134,22 @@ void winograd_transform_images(Exec const& exec, TileGrid const& grid, Runs cons
         const index_t plane = planes.stride;
         A const* from = x.data() + image * height * width * stride;
         A* to = planes.data + team.league_rank() * planes.cols;
+        const bool inside =
+            top >= 0 && left >= 0 && top + k_size <= height && left + k_size <= width;
         const auto transform = [=](index_t source, index_t target, auto count) {
           Lane half[k_tile][k_size];
           for (int j = 0; j < k_size; ++j) {
             Lane pixel[k_size], column[k_tile];
-            for (int i = 0; i < k_size; ++i) {
-              const index_t h = top + i, w = left + j;
-              if (h >= 0 && h < height && w >= 0 && w < width)
-                pixel[i] = load_lanes<k_width>(from + (h * width + w) * stride + source, count);
-              else
-                pixel[i] = Lane{};
+            A const* const first = from + (top * width + left + j) * stride + source;
+            if (inside) {
+              for (int i = 0; i < k_size; ++i)
+                pixel[i] = load_lanes<k_width>(first + i * width * stride, count);
+            } else {
+              const bool column_inside = left + j >= 0 && left + j < width;
+              for (int i = 0; i < k_size; ++i)
+                pixel[i] = column_inside && top + i >= 0 && top + i < height
+                               ? load_lanes<k_width>(first + i * width * stride, count)
+                               : Lane{};
             }
             if constexpr (Adjoint)
               Transform::template output_adjoint<A>(pixel, column);
@@ -299,12 +305,26 @@ struct WinogradPlan {
 
   explicit WinogradPlan(ConvolutionShape const& s)
       : grid(tile_grid(s, M)), tiles(s.images * grid.rows * grid.cols) {
-    constexpr index_t k_elements = k_is_host<Exec> ? (index_t(1) << 18) : (index_t(1) << 25);
-    constexpr index_t k_least = 64;
-    const index_t fitting = k_elements / (k_positions * std::max<index_t>(s.inputs + s.outputs, 1));
-    block = std::min(tiles, std::max(fitting, k_least));
+    block = std::min(tiles,
+                     block_tiles(std::max<index_t>(s.inputs, 1), std::max<index_t>(s.outputs, 1)));
     workspace = k_positions * (plane_stride(s.inputs * s.outputs) + plane_stride(block * s.inputs) +
                                plane_stride(block * s.outputs));
+  }
+
+  /// Tiles in a block. On the host as many as keep the products small enough for the BLAS to
+  /// multiply them without packing, while planes stay in the second cache level; where channels are
+  /// too many for that, as many as make packing cheap.
+  static index_t block_tiles(index_t inputs, index_t outputs) {
+    if constexpr (!k_is_host<Exec>) {
+      return std::max<index_t>(64, (index_t(1) << 25) / (k_positions * (inputs + outputs)));
+    } else {
+      constexpr index_t k_unpacked = 1000000, k_elements = index_t(1) << 18;
+      constexpr index_t k_least = 48, k_packed = 128;
+      const index_t unpacked = k_unpacked / (inputs * outputs);
+      if (unpacked < k_least) return k_packed;
+      const index_t fitting = k_elements / (k_positions * (inputs + outputs));
+      return std::clamp(fitting, k_least, unpacked);
+    }
   }
 
   /// The planes that begin at `next`, which moves behind them.
