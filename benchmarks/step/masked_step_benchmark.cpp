@@ -62,7 +62,7 @@ ParameterTable masked_table(LlamaConfig const& config, UnitSet const& set, int k
 
 /// One worker and its buffers.
 struct Step {
-  Step(LlamaConfig const& config, LlamaSubnetwork const& subnetwork)
+  Step(LlamaConfig const& config, ModelSubnetwork const& subnetwork)
       : model(config, subnetwork, k_batch, k_seq_len, Recompute::none, true),
         weights("weights", subnetwork.weights.size()),
         grads("grads", subnetwork.gradients.size()),
@@ -119,8 +119,8 @@ void run(int rounds, std::string const& only_regime, std::string const& only_lev
         sdp.level = level;
         const UnitSet units = llama_units(config, sdp);
         const ParameterTable part = masked_table(config, units, keep_every);
-        const LlamaSubnetwork subnetwork{forward ? part : whole, part,
-                                         llama_output_scales(config, sdp, units, keep_every)};
+        const ModelSubnetwork subnetwork{forward ? part : whole, part,
+                                         llama_branch_scales(config, sdp, units, keep_every)};
         Step masked(config, subnetwork);
         masked.milliseconds();
         double best = HUGE_VAL, best_dense = HUGE_VAL;

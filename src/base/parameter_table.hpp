@@ -26,6 +26,9 @@ struct TensorSpec {
   double lr_factor = 1.0;  ///< multiplies the learning rate
   Init init = Init::normal;
   double init_std = 0.0;
+  /// A running statistic: its "gradient" is the new value that a worker found, and the average over
+  /// the holders replaces it. No parameter: neither in the norm of the gradient nor decayed.
+  bool statistic = false;
 
   index_t size() const { return rows * cols; }
 };

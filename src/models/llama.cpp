@@ -40,7 +40,7 @@ View1<ColumnRun> upload_runs(LlamaPlan const& plan) {
 }  // namespace
 
 template <class V>
-Llama<V>::Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, index_t max_batch,
+Llama<V>::Llama(LlamaConfig const& config, ModelSubnetwork const& subnetwork, index_t max_batch,
                 index_t max_seq_len, Recompute recompute, bool with_backward)
     : m_config(config),
       m_subnetwork(subnetwork),
@@ -112,15 +112,6 @@ typename Llama<V>::Pass Llama<V>::make_pass(ExecSpace const& exec) const {
 template <class V>
 LlamaLayerRows<V> Llama<V>::layer_weights(View1<V> const& weights, int layer) const {
   return llama_layer_rows(m_subnetwork.weights, m_where.layers[layer], weights.data());
-}
-
-template <class V>
-double Llama<V>::attention_scale(int layer) const {
-  return m_subnetwork.scales.attention.empty() ? 1.0 : m_subnetwork.scales.attention[layer];
-}
-template <class V>
-double Llama<V>::mlp_scale(int layer) const {
-  return m_subnetwork.scales.mlp.empty() ? 1.0 : m_subnetwork.scales.mlp[layer];
 }
 
 template <class V>

@@ -11,21 +11,13 @@
 #include "models/llama_layer.hpp"
 #include "models/llama_plan.hpp"
 #include "models/llama_tensors.hpp"
-#include "models/llama_units.hpp"
+#include "models/subnetwork_model.hpp"
 
 namespace sdp {
 
 // Shapes in this file: B sequences, T tokens each, N = B*T, D hidden size, H query heads, K
 // key-value heads, h head_dim, F MLP width, V vocabulary. H, K and F are what this worker holds of
 // a layer.
-
-/// What one worker holds of a LLaMA. Under forward masking both tables are the same; under backward
-/// masking the weights are complete and the gradients a part of them.
-struct LlamaSubnetwork {
-  ParameterTable weights;
-  ParameterTable gradients;  ///< rows that get a gradient, all of them rows of `weights`
-  LlamaScales scales;        ///< of the sub-layer outputs; empty: all 1
-};
 
 /// A LLaMA decoder for training: forward, loss and backward over flat weight and gradient buffers.
 ///
@@ -45,12 +37,12 @@ class Llama {
   /// scales multiply what sub-layers add to the residual stream, and weight gradients are formed
   /// for the rows of the gradient table alone. Throws std::invalid_argument when a gradient row is
   /// not among the weights.
-  Llama(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, index_t max_batch,
+  Llama(LlamaConfig const& config, ModelSubnetwork const& subnetwork, index_t max_batch,
         index_t max_seq_len, Recompute recompute, bool with_backward);
   /// Weights and gradients of the same rows, nothing scaled.
   Llama(LlamaConfig const& config, ParameterTable const& table, index_t max_batch,
         index_t max_seq_len, Recompute recompute, bool with_backward)
-      : Llama(config, LlamaSubnetwork{table, table, {}}, max_batch, max_seq_len, recompute,
+      : Llama(config, ModelSubnetwork{table, table, {}}, max_batch, max_seq_len, recompute,
               with_backward) {}
 
   /// Runs the layers on tokens (B,T) and keeps what backward needs. The observer, when given, hears
@@ -95,11 +87,15 @@ class Llama {
   void start_gradients(ExecSpace const& exec, View1<V> const& grads);
   LlamaLayerGradients<V> layer_gradients(View1<V> const& grads, int layer, double beta) const;
   LlamaLayerRows<V> layer_weights(View1<V> const& weights, int layer) const;
-  double attention_scale(int layer) const;
-  double mlp_scale(int layer) const;
+  double attention_scale(int layer) const { return branch_scale(2 * layer); }
+  double mlp_scale(int layer) const { return branch_scale(2 * layer + 1); }
+  double branch_scale(int branch) const {
+    auto const& scales = m_subnetwork.branch_scales;
+    return scales.empty() ? 1.0 : scales[static_cast<std::size_t>(branch)];
+  }
 
   LlamaConfig m_config;
-  LlamaSubnetwork m_subnetwork;
+  ModelSubnetwork m_subnetwork;
   LlamaTensors m_where;
   LlamaPlan m_plan;
   Recompute m_recompute;

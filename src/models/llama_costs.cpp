@@ -8,8 +8,8 @@
 
 namespace sdp {
 
-LlamaFlops llama_sample_flops(LlamaConfig const& config, ParameterTable const& weights,
-                              ParameterTable const& gradients, index_t seq_len) {
+SampleFlops llama_sample_flops(LlamaConfig const& config, ParameterTable const& weights,
+                               ParameterTable const& gradients, index_t seq_len) {
   const auto where = llama_tensor_indices(config);
   const LlamaPlan plan = llama_plan(config, weights, gradients);
   // Elements that are multiplied with every token, and those of them that get a gradient. The norm
@@ -31,7 +31,7 @@ LlamaFlops llama_sample_flops(LlamaConfig const& config, ParameterTable const& w
     query_width += layer.heads * config.head_dim;
   }
   const std::int64_t scores = 2 * seq_len * seq_len * query_width;
-  LlamaFlops flops;
+  SampleFlops flops;
   flops.forward = 2 * seq_len * used + scores;
   flops.activation_gradient = 2 * seq_len * used + 2 * scores;
   flops.weight_gradient = 2 * seq_len * updated;

@@ -6,24 +6,17 @@
 
 #include "base/parameter_table.hpp"
 #include "config/config.hpp"
+#include "models/subnetwork_model.hpp"
 
 namespace sdp {
-
-/// FLOPs of one training sample on one worker, by the part of the step that spends them. A
-/// multiplication and an addition count as two; the embedding look-up costs none.
-struct LlamaFlops {
-  std::int64_t forward = 0;
-  std::int64_t activation_gradient = 0;
-  std::int64_t weight_gradient = 0;  ///< attention scores have none
-  std::int64_t total() const { return forward + activation_gradient + weight_gradient; }
-};
 
 /// FLOPs of one sample of seq_len tokens: 2 per token and weight in each part, causal attention
 /// 2 * T^2 * h per query head forward and twice that in the activation gradient. `weights` says
 /// what exists here and `gradients` what gets a gradient. With both complete the total is T times
-/// llama_flops_per_token. Recomputation is not counted.
-LlamaFlops llama_sample_flops(LlamaConfig const& config, ParameterTable const& weights,
-                              ParameterTable const& gradients, index_t seq_len);
+/// llama_flops_per_token; attention scores
+/// have no weight gradient and the embedding look-up costs nothing. Recomputation is not counted.
+SampleFlops llama_sample_flops(LlamaConfig const& config, ParameterTable const& weights,
+                               ParameterTable const& gradients, index_t seq_len);
 
 /// Bytes that a Llama of the same arguments allocates as activations, split by what makes them
 /// shrink.

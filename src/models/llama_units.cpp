@@ -101,18 +101,17 @@ UnitSet llama_units(LlamaConfig const& config, SdpConfig const& sdp) {
   return set;
 }
 
-LlamaScales llama_output_scales(LlamaConfig const& config, SdpConfig const& sdp,
-                                UnitSet const& units, double inverse_keep) {
-  LlamaScales scales;
-  scales.attention.assign(config.num_layers, 1.0);
-  scales.mlp.assign(config.num_layers, 1.0);
+std::vector<double> llama_branch_scales(LlamaConfig const& config, SdpConfig const& sdp,
+                                        UnitSet const& units, double inverse_keep) {
+  std::vector<double> scales(2 * static_cast<std::size_t>(config.num_layers), 1.0);
   const bool scaled = sdp.forward_scale == ForwardScale::inverse_keep ||
                       (sdp.forward_scale == ForwardScale::automatic && sdp.level == Level::neuron);
   if (sdp.regime != Regime::forward || !scaled) return scales;
   for (Unit const& unit : units.units) {
     std::string const& name = units.classes[unit.unit_class];
-    if (name != "mlp") scales.attention[unit.block] = inverse_keep;
-    if (name != "attention") scales.mlp[unit.block] = inverse_keep;
+    const auto layer = static_cast<std::size_t>(unit.block);
+    if (name != "mlp") scales[2 * layer] = inverse_keep;
+    if (name != "attention") scales[2 * layer + 1] = inverse_keep;
   }
   return scales;
 }

@@ -21,16 +21,10 @@ namespace sdp {
 /// Throws ConfigError when neuron_group does not divide F at neuron level.
 UnitSet llama_units(LlamaConfig const& config, SdpConfig const& sdp);
 
-/// Factors on the contributions of the sub-layers to the residual stream, by layer.
-struct LlamaScales {
-  std::vector<double> attention;  // (L)
-  std::vector<double> mlp;        // (L)
-};
-
 /// Output scales of a forward-masked worker in training: `inverse_keep` (N/k) for the sub-layers
 /// that have droppable units, 1 for the others, for forward_scale "inverse_keep" and at neuron
-/// level for "auto"; all 1 otherwise.
-LlamaScales llama_output_scales(LlamaConfig const& config, SdpConfig const& sdp,
-                                UnitSet const& units, double inverse_keep);
+/// level for "auto"; all 1 otherwise. (2L): attention and MLP of each layer.
+std::vector<double> llama_branch_scales(LlamaConfig const& config, SdpConfig const& sdp,
+                                        UnitSet const& units, double inverse_keep);
 
 }  // namespace sdp

@@ -9,8 +9,7 @@
 
 #include "base/error.hpp"
 #include "config/names.hpp"
-#include "models/llama_tensors.hpp"
-#include "models/llama_units.hpp"
+#include "models/model_family.hpp"
 #include "subnet/mask_json.hpp"
 #include "subnet/subnetwork.hpp"
 
@@ -52,9 +51,9 @@ index_t element_bytes(Precision precision) {
 }
 
 Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::int64_t step) {
-  LlamaConfig const& model = config.model.llama;
+  ModelConfig const& model = config.model;
   SdpConfig const& sdp = config.sdp;
-  const std::vector<TensorSpec> tensors = llama_tensors(model);
+  const std::vector<TensorSpec> tensors = model_tensors(model);
   Arrangement result;
   result.ranks_per_node = ranks_per_node;
   result.gradient_return = config.optimizer.sharding == Sharding::holders ? GradientReturn::none
@@ -64,7 +63,7 @@ Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::
     result.mask = full_mask(result.units, 1);
     result.layout = dense_layout(whole, workers);
   } else {
-    result.units = llama_units(model, sdp);
+    result.units = model_units(model, sdp);
     result.mask = choose_mask(sdp, result.units, step);
     if (config.system.reduction == Reduction::allreduce &&
         result.mask.holders_per_unit < result.mask.subnetworks)
@@ -78,7 +77,7 @@ Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::
                                    full_table(tensors, result.units));
     result.layout.table_of_worker =
         place_ranks(workers, sdp.placement, ranks_per_node, result.mask.subnetworks);
-    result.scales = llama_output_scales(
+    result.branch_scales = model_branch_scales(
         model, sdp, result.units,
         static_cast<double>(result.mask.subnetworks) / result.mask.holders_per_unit);
   }
@@ -88,14 +87,14 @@ Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::
   return result;
 }
 
-LlamaFlops worker_flops(Config const& config, Arrangement const& arrangement, int worker) {
-  return llama_sample_flops(config.model.llama, arrangement.weights(worker),
+SampleFlops worker_flops(Config const& config, Arrangement const& arrangement, int worker) {
+  return model_sample_flops(config.model, arrangement.weights(worker),
                             arrangement.gradients(worker), config.train.seq_len);
 }
 
-LlamaFlops dense_flops(Config const& config) {
-  const ParameterTable table(llama_tensors(config.model.llama));
-  return llama_sample_flops(config.model.llama, table, table, config.train.seq_len);
+SampleFlops dense_flops(Config const& config) {
+  const ParameterTable table(model_tensors(config.model));
+  return model_sample_flops(config.model, table, table, config.train.seq_len);
 }
 
 std::vector<double> flop_shares(Config const& config, Arrangement const& arrangement) {

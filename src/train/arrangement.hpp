@@ -11,8 +11,7 @@
 #include "comm/owners.hpp"
 #include "comm/schedule.hpp"
 #include "config/config.hpp"
-#include "models/llama.hpp"
-#include "models/llama_costs.hpp"
+#include "models/subnetwork_model.hpp"
 #include "subnet/mask.hpp"
 
 namespace sdp {
@@ -29,7 +28,7 @@ struct Arrangement {
   std::vector<IndexRange> buckets;  ///< of messages
   GradientReturn gradient_return = GradientReturn::holders;
   int ranks_per_node = 1;
-  LlamaScales scales;
+  std::vector<double> branch_scales;  ///< of every worker's model
 
   int workers() const { return static_cast<int>(subnetwork_of_worker.size()); }
   ParameterTable const& gradients(int worker) const {
@@ -41,8 +40,8 @@ struct Arrangement {
                : layout.weights[static_cast<std::size_t>(subnetwork_of_worker[worker])];
   }
   /// What the model of a worker is built from.
-  LlamaSubnetwork subnetwork(int worker) const {
-    return {weights(worker), gradients(worker), scales};
+  ModelSubnetwork subnetwork(int worker) const {
+    return {weights(worker), gradients(worker), branch_scales};
   }
   ExchangeSchedule schedule(int worker) const;
 };
@@ -56,8 +55,8 @@ Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::
 index_t element_bytes(Precision precision);
 
 /// FLOPs of one training sample on a worker, and of the dense model.
-LlamaFlops worker_flops(Config const& config, Arrangement const& arrangement, int worker);
-LlamaFlops dense_flops(Config const& config);
+SampleFlops worker_flops(Config const& config, Arrangement const& arrangement, int worker);
+SampleFlops dense_flops(Config const& config);
 
 /// phi of every worker: its FLOPs over those of the dense model.
 std::vector<double> flop_shares(Config const& config, Arrangement const& arrangement);

@@ -66,7 +66,7 @@ SubnetworkCost subnetwork_cost(Config const& config, ParameterTable const& weigh
                              config.train.seq_len, config.model.recompute,
                              static_cast<std::size_t>(element_bytes(config.run.precision)))
           .total());
-  const LlamaFlops flops =
+  const SampleFlops flops =
       llama_sample_flops(config.model.llama, weights, gradients, config.train.seq_len);
   cost.flops = static_cast<double>(flops.total());
   if (config.model.recompute == Recompute::block) cost.flops += static_cast<double>(flops.forward);

@@ -28,7 +28,7 @@ class WorkerState {
               ExecSpace const& exec);
 
   Arrangement const& arrangement() const { return m_arrangement; }
-  LlamaSubnetwork const& subnetwork() const { return m_subnetwork; }
+  ModelSubnetwork const& subnetwork() const { return m_subnetwork; }
   View1<V> const& weights() const { return m_weights; }  ///< as subnetwork().weights says
   View1<V> const& grads() const { return m_grads; }      ///< as subnetwork().gradients says
   Optimizer<V>& optimizer() { return *m_optimizer; }
@@ -70,7 +70,7 @@ class WorkerState {
   Config const& m_config;
   ExecSpace m_exec;
   Arrangement m_arrangement;
-  LlamaSubnetwork m_subnetwork;
+  ModelSubnetwork m_subnetwork;
   std::vector<IndexRange> m_owned_gradients;  ///< of the gradient buffer
   std::vector<IndexRange> m_owned_weights;    ///< the same elements in the weight buffer
   View1<V> m_weights;

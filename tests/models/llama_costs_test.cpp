@@ -97,7 +97,7 @@ TEST(LlamaCosts, DenseFlopsAreThoseOfTheModel) {
   for (ModelCase const& c : model_cases()) {
     const LlamaConfig config = small_llama(c);
     const ParameterTable whole(llama_tensors(config));
-    const LlamaFlops flops = llama_sample_flops(config, whole, whole, 7);
+    const SampleFlops flops = llama_sample_flops(config, whole, whole, 7);
     EXPECT_EQ(static_cast<double>(flops.total()), 7 * llama_flops_per_token(config, 7));
   }
 }
@@ -115,8 +115,8 @@ TEST(LlamaCosts, ForwardMaskingLeavesOutItsUnits) {
       dropped += unit.cost;
       dropped_parameters += unit.parameters;
     }
-    const LlamaFlops dense = llama_sample_flops(config, whole, whole, 7);
-    const LlamaFlops masked = llama_sample_flops(config, part, part, 7);
+    const SampleFlops dense = llama_sample_flops(config, whole, whole, 7);
+    const SampleFlops masked = llama_sample_flops(config, part, part, 7);
     EXPECT_GT(dropped, 0);
     EXPECT_EQ(dense.forward - masked.forward, dropped);
     EXPECT_EQ(dense.weight_gradient - masked.weight_gradient, 2 * 7 * dropped_parameters);
@@ -129,8 +129,8 @@ TEST(LlamaCosts, BackwardMaskingLeavesOutWeightGradientsAlone) {
   const ParameterTable whole(llama_tensors(config));
   const ParameterTable part = table_of(config, small_units(config, Level::neuron),
                                        [](Unit const& u) { return u.name.back() == '0'; });
-  const LlamaFlops dense = llama_sample_flops(config, whole, whole, 7);
-  const LlamaFlops masked = llama_sample_flops(config, whole, part, 7);
+  const SampleFlops dense = llama_sample_flops(config, whole, whole, 7);
+  const SampleFlops masked = llama_sample_flops(config, whole, part, 7);
   EXPECT_EQ(masked.forward, dense.forward);
   EXPECT_EQ(masked.activation_gradient, dense.activation_gradient);
   EXPECT_EQ(dense.weight_gradient - masked.weight_gradient, 2 * 7 * (whole.size() - part.size()));

@@ -100,13 +100,13 @@ TEST(LlamaSubnetwork, ForwardMaskedIsTheSlicedModelBitForBit) {
 TEST(LlamaSubnetwork, ScalesMultiplyWhatSublayersAdd) {
   for_each_case(
       [](ModelCase const& c, Mask const&, LlamaConfig const& config, ParameterTable const& part) {
-        const LlamaScales scales{{1.5, 0.75, 2.0}, {0.5, 1.0, 3.0}};
+        const std::vector<double> scales{1.5, 0.5, 0.75, 1.0, 2.0, 3.0};
         const ParameterTable whole(llama_tensors(config));
         const auto where = llama_tensor_indices(config);
         const auto scale_outputs = [&](Values values) {
           for (index_t l = 0; l < config.num_layers; ++l)
-            for (auto [tensor, factor] : {std::pair{where.layers[l].output, scales.attention[l]},
-                                          std::pair{where.layers[l].down, scales.mlp[l]}})
+            for (auto [tensor, factor] : {std::pair{where.layers[l].output, scales[2 * l]},
+                                          std::pair{where.layers[l].down, scales[2 * l + 1]}})
               for (index_t i = 0; i < whole.held_size(tensor); ++i)
                 values[whole.offset(tensor) + i] *= factor;
           return values;
@@ -161,7 +161,7 @@ TEST(LlamaSubnetwork, EverythingHeldIsTheDenseModelBitForBit) {
       const ParameterTable whole(llama_tensors(config));
       const ParameterTable units =
           table_of(config, small_units(config, level), [](Unit const&) { return true; });
-      const LlamaScales ones{{1, 1, 1}, {1, 1, 1}};
+      const std::vector<double> ones(6, 1.0);
       Worker<float> dense(config, {whole, whole, {}}, c.recompute, random_weights(config));
       Worker<float> forward(config, {units, units, ones}, c.recompute, random_weights(config));
       Worker<float> backward(config, {whole, units, ones}, c.recompute, random_weights(config));
@@ -255,7 +255,7 @@ TEST(LlamaSubnetwork, GradientsOfAScaledSubnetworkAgreeWithFiniteDifferences) {
   Mask const mask = masks()[6];
   const ParameterTable part = table_of(config, small_units(config, mask.level), mask.keep);
   const Values weights = restricted(random_weights(config), part);
-  Worker<double> worker(config, {part, part, {{2, 2, 2}, {2, 2, 2}}}, c.recompute, weights);
+  Worker<double> worker(config, {part, part, std::vector<double>(6, 2.0)}, c.recompute, weights);
   const Values gradients = worker.step().gradients();
   for (Span const& span : part.spans()) {
     const index_t i = span.offset + (span.rows * part.tensors()[span.tensor].cols) / 3;

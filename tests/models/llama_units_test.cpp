@@ -184,25 +184,21 @@ TEST(LlamaUnits, ScalesMultiplyWhatHasDroppableUnits) {
   const LlamaConfig config = small();
   const auto scales = [&](SdpConfig sdp) {
     sdp.protect_first = 1;
-    return llama_output_scales(config, sdp, llama_units(config, sdp), 2.5);
+    return llama_branch_scales(config, sdp, llama_units(config, sdp), 2.5);
   };
-  const std::vector<double> ones(3, 1.0), scaled{1.0, 2.5, 2.5};
+  const std::vector<double> ones(6, 1.0), scaled{1.0, 1.0, 2.5, 2.5, 2.5, 2.5};
   SdpConfig sdp = forward(Level::neuron);
-  EXPECT_EQ(scales(sdp).attention, scaled);
-  EXPECT_EQ(scales(sdp).mlp, scaled);
+  EXPECT_EQ(scales(sdp), scaled);
   sdp.forward_scale = ForwardScale::none;
-  EXPECT_EQ(scales(sdp).mlp, ones);
+  EXPECT_EQ(scales(sdp), ones);
   sdp = forward(Level::block);
-  EXPECT_EQ(scales(sdp).attention, ones);
+  EXPECT_EQ(scales(sdp), ones);
   sdp.forward_scale = ForwardScale::inverse_keep;
-  EXPECT_EQ(scales(sdp).attention, scaled);
-  EXPECT_EQ(scales(sdp).mlp, scaled);
+  EXPECT_EQ(scales(sdp), scaled);
   sdp.block_unit = BlockUnit::layer;
-  EXPECT_EQ(scales(sdp).attention, scaled);
-  EXPECT_EQ(scales(sdp).mlp, scaled);
+  EXPECT_EQ(scales(sdp), scaled);
   sdp.regime = Regime::backward;
-  EXPECT_EQ(scales(sdp).attention, ones);
-  EXPECT_EQ(scales(sdp).mlp, ones);
+  EXPECT_EQ(scales(sdp), ones);
 }
 
 }  // namespace

@@ -136,7 +136,7 @@ template <class V>
 struct Worker {
   static constexpr index_t k_batch = 2, k_seq_len = 7;
 
-  Worker(LlamaConfig const& config, LlamaSubnetwork const& subnetwork, Recompute recompute,
+  Worker(LlamaConfig const& config, ModelSubnetwork const& subnetwork, Recompute recompute,
          Values const& weight_values)
       : model(config, subnetwork, k_batch, k_seq_len, recompute, true),
         weights(vector_of<V>(weight_values)),

@@ -29,7 +29,7 @@ class EvaluateMerged : public test::RunFixture {
     for (int s = 0; s < m_subnetworks; ++s) m_layout.gradients.push_back(table_of(set, s));
     for (int w = 0; w < m_world.size(); ++w) m_layout.table_of_worker.push_back(w % m_subnetworks);
     m_buckets = make_buckets(ParameterTable(llama_tensors(m_config)), 2000, 8);
-    m_scales = llama_output_scales(m_config, sdp, set, static_cast<double>(m_subnetworks));
+    m_scales = llama_branch_scales(m_config, sdp, set, static_cast<double>(m_subnetworks));
   }
 
   /// Unit u belongs to subnetwork u mod N alone.
@@ -80,7 +80,7 @@ class EvaluateMerged : public test::RunFixture {
   int m_subnetworks = 1;
   ExchangeLayout m_layout;
   std::vector<IndexRange> m_buckets;
-  LlamaScales m_scales;
+  std::vector<double> m_scales;
   ExecSpace m_exec;
 };
 
@@ -130,7 +130,7 @@ TEST_F(EvaluateMerged, EnsembleLossWeighsSubnetworksByTheirRanks) {
   for (index_t micro_batch : {1, 4}) {
     double expected = 0;
     for (int s = 0; s < m_subnetworks; ++s) {
-      const LlamaSubnetwork subnetwork{m_layout.gradients[s], m_layout.gradients[s], m_scales};
+      const ModelSubnetwork subnetwork{m_layout.gradients[s], m_layout.gradients[s], m_scales};
       Llama<double> model(m_config, subnetwork, 2, k_seq_len, Recompute::none, false);
       const auto weights = initial<double>(m_exec, subnetwork.weights, 7);
       TokenDataset data = validation();
@@ -139,7 +139,7 @@ TEST_F(EvaluateMerged, EnsembleLossWeighsSubnetworksByTheirRanks) {
       expected += static_cast<double>(ranks) / m_world.size() *
                   evaluate(m_self, m_exec, model, weights, data, 8, 2, 0).val_loss;
     }
-    const LlamaSubnetwork mine{my_table(), my_table(), m_scales};
+    const ModelSubnetwork mine{my_table(), my_table(), m_scales};
     Llama<double> model(m_config, mine, micro_batch, k_seq_len, Recompute::none, false);
     const auto weights = initial<double>(m_exec, my_table(), 7);
     TokenDataset data = validation();

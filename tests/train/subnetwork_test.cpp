@@ -346,11 +346,11 @@ class Objective {
     m_model.backward(m_exec, weights, m_tokens, false, grads, nullptr);
   }
 
-  LlamaSubnetwork const& subnetwork() const { return m_subnetwork; }
+  ModelSubnetwork const& subnetwork() const { return m_subnetwork; }
 
  private:
   World const& m_world;
-  LlamaSubnetwork m_subnetwork;
+  ModelSubnetwork m_subnetwork;
   ExecSpace m_exec;
   Llama<double> m_model;
   View2<std::int32_t> m_tokens, m_targets;

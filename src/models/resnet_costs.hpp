@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "base/parameter_table.hpp"
+#include "config/config.hpp"
+#include "models/subnetwork_model.hpp"
+
+namespace sdp {
+
+/// FLOPs of one image: two per multiplication and addition of the convolutions and the classifier;
+/// batch norm, ReLU, additions and pooling count nothing. `weights` says what exists here and
+/// `gradients` what gets a gradient. The stem has no activation gradient.
+SampleFlops resnet_sample_flops(ResnetConfig const& config, ParameterTable const& weights,
+                                ParameterTable const& gradients);
+
+}  // namespace sdp
