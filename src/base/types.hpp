@@ -35,5 +35,8 @@ using Window1 =
 template <class T>
 using Window2 =
     Kokkos::View<T**, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+template <class T>
+using Window4 =
+    Kokkos::View<T****, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 
 }  // namespace sdp

@@ -15,9 +15,6 @@ using kernels::accum_t;
 using kernels::WeightLayout;
 
 template <class T>
-using Window4 =
-    Kokkos::View<T****, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-template <class T>
 using Window3 =
     Kokkos::View<T***, Kokkos::LayoutRight, MemSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 

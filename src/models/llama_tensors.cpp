@@ -86,9 +86,9 @@ index_t llama_parameters(LlamaConfig const& config) {
 double llama_flops_per_token(LlamaConfig const& c, index_t seq_len) {
   const index_t embedding = c.tie_embeddings ? 0 : c.vocab_size * c.hidden_size;
   const double weights = static_cast<double>(llama_parameters(c) - embedding);
-  return 6.0 * weights +
-         6.0 * static_cast<double>(c.num_layers) * static_cast<double>(c.num_heads * c.head_dim) *
-             static_cast<double>(seq_len);
+  return 6.0 * weights + 6.0 * static_cast<double>(c.num_layers) *
+                             static_cast<double>(c.num_heads * c.head_dim) *
+                             static_cast<double>(seq_len);
 }
 
 }  // namespace sdp

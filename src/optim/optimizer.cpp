@@ -9,6 +9,7 @@
 #include "base/region.hpp"
 #include "kernels/core/compat.hpp"
 #include "kernels/update/adamw.hpp"
+#include "kernels/update/assign.hpp"
 #include "kernels/update/sgd.hpp"
 
 namespace sdp {
@@ -87,22 +88,24 @@ void for_each_owned(RowRun const& run, index_t cols, std::vector<IndexRange> con
 template <class V>
 Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
     : m_config(config) {
-  std::vector<kernels::UpdateBlock> blocks;
+  std::vector<kernels::UpdateBlock> blocks, statistics;
   std::vector<kernels::RowSpan> rows;
   std::vector<index_t> packed{0};  // offset of each owned range among all of them
   for (IndexRange const& range : scope.owned) packed.push_back(packed.back() + range.size());
   for (RowRun const& run : row_runs(scope)) {
     TensorSpec const& tensor = scope.gradients.tensors()[run.tensor];
     const double decay = config.decay == Decay::all || tensor.decay ? config.weight_decay : 0.0;
+    auto& list = tensor.statistic ? statistics : blocks;
     if (!scope.sharded)
-      kernels::append_update_blocks(blocks, {run.gradient, run.gradient, run.weight,
-                                             run.rows * tensor.cols, tensor.lr_factor, decay});
+      kernels::append_update_blocks(list, {run.gradient, run.gradient, run.weight,
+                                           run.rows * tensor.cols, tensor.lr_factor, decay});
     for_each_owned(
         run, tensor.cols, scope.owned, [&](std::size_t range, index_t begin, index_t end) {
           if (scope.sharded)
             kernels::append_update_blocks(
-                blocks, {begin, packed[range] + begin - scope.owned[range].begin,
-                         run.weight + begin - run.gradient, end - begin, tensor.lr_factor, decay});
+                list, {begin, packed[range] + begin - scope.owned[range].begin,
+                       run.weight + begin - run.gradient, end - begin, tensor.lr_factor, decay});
+          if (tensor.statistic) return;
           for (index_t at = begin; at < end; at += tensor.cols)
             rows.push_back({at, tensor.cols, static_cast<index_t>(rows.size())});
         });
@@ -110,6 +113,7 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
   {
     MemoryScope memory(MemoryCategory::workspace);
     m_blocks = to_device("sdp::optim::blocks", blocks);
+    m_statistics = to_device("sdp::optim::statistic_blocks", statistics);
     m_norm_rows = to_device("sdp::optim::norm_rows", rows);
     m_row_sums = View1<double>("sdp::optim::row_sums", rows.size());
     m_digits = View1<std::int64_t>("sdp::optim::norm_digits", kernels::k_exact_size);
@@ -160,6 +164,7 @@ void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<V> const& grad
     const View1<V> momentum = m_moments.empty() ? View1<V>() : m_moments[0].second;
     kernels::sgd_update(exec, m_blocks, step, m_factor, m_skip, grads, momentum, weights);
   }
+  kernels::assign_update(exec, m_statistics, m_skip, grads, weights);
 }
 
 template <class V>

@@ -41,7 +41,8 @@ struct UpdateScope {
 ///
 /// The norm of the averaged gradient counts every row of the model once, on its owner: a sum in
 /// double per row, then an exact sum over rows and workers, so its bits depend on nothing but the
-/// gradient. A step whose norm is not finite changes nothing.
+/// gradient. A step whose norm is not finite changes nothing. Running statistics
+/// (TensorSpec::statistic) are no part of the norm; their averages replace them.
 ///
 ///   optimizer.measure(exec, grads);           // sums of the owned rows
 ///   ... add norm_digits() over all workers ...
@@ -74,14 +75,15 @@ class Optimizer {
 
  private:
   OptimizerConfig m_config;
-  Kokkos::View<kernels::UpdateBlock*, MemSpace> m_blocks;  // (blocks)
-  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;   // (owned rows)
-  View1<double> m_row_sums;                                // (owned rows)
-  View1<std::int64_t> m_digits;                            // (k_exact_size)
-  Kokkos::View<double, MemSpace> m_sum;                    // ()
-  Kokkos::View<double, MemSpace> m_norm;                   // ()
-  Kokkos::View<double, MemSpace> m_factor;                 // () clip factor
-  Kokkos::View<int, MemSpace> m_skip;                      // ()
+  Kokkos::View<kernels::UpdateBlock*, MemSpace> m_blocks;      // (blocks)
+  Kokkos::View<kernels::UpdateBlock*, MemSpace> m_statistics;  // (blocks of running statistics)
+  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;       // (owned rows)
+  View1<double> m_row_sums;                                    // (owned rows)
+  View1<std::int64_t> m_digits;                                // (k_exact_size)
+  Kokkos::View<double, MemSpace> m_sum;                        // ()
+  Kokkos::View<double, MemSpace> m_norm;                       // ()
+  Kokkos::View<double, MemSpace> m_factor;                     // () clip factor
+  Kokkos::View<int, MemSpace> m_skip;                          // ()
   std::vector<std::pair<std::string, View1<V>>> m_moments;
   std::int64_t m_updates = 0;
 };
