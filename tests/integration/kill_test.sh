@@ -84,7 +84,7 @@ pause() { sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"; }
 now() { echo $(($(date +%s%N) / 1000000)); }
 
 # in_a_save: a file of a checkpoint is being written.
-in_a_save() { compgen -G "$folder/*.tmp" >/dev/null; }
+in_a_save() { compgen -G "$folder/*tmp*" >/dev/null; }
 
 # kill_somebody MILLISECONDS: waits for about that long, in half of the cases then for a save to
 # begin, and kills a rank, or all of them together with their launcher. False where the run was over.
@@ -129,7 +129,7 @@ same_as_reference() {
   local final key
   final=$(checkpoint_of $steps)
   for file in "$reference"/run/checkpoints/*"$steps"*; do
-    check "the bytes of ${file##*/}" cmp "$file" "$folder/${file##*/}"
+    check "the bytes of ${file##*/}" diff -rq "$file" "$folder/${file##*/}"
   done
   check "the last checkpoint" test -s "$final"
   check "every update once" test "$(records train step $metrics)" = "$(seq $steps)"
@@ -138,7 +138,7 @@ same_as_reference() {
     check "the same $key" \
       same "$(records train $key $metrics)" "$(records train $key "$reference/$metrics")"
   done
-  check "nothing half-written" test -z "$(compgen -G "$folder/*.tmp")"
+  check "nothing half-written" test -z "$(compgen -G "$folder/*tmp*")"
 }
 
 declare -A durations

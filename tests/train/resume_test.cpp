@@ -265,8 +265,14 @@ TEST_F(Damage, LatestSaysWhichAndMayBeAnything) {
   on_root([&] { fs::remove(folder + "/latest"); });
   // A file that is no checkpoint, under its own name: the others are tried.
   EXPECT_EQ(candidates([&] { point_latest("run", "latest\n"); }).size(), 3u);
-  EXPECT_EQ(train(m_world, deck(m_world, "run")), TrainEnd::finished);
+  EXPECT_EQ(train(m_world, deck(m_world, "run", {"checkpoint.keep=9"})), TrainEnd::finished);
   EXPECT_EQ(latest("run"), "step-00000012.h5\n");
+  // An older one that somebody chose.
+  forget_end("run");
+  on_root([&] { point_latest("run", "step-00000005.h5\n"); });
+  EXPECT_EQ(train(m_world, deck(m_world, "run")), TrainEnd::finished);
+  EXPECT_THAT(steps("run", "checkpoint"), ElementsAre(5, 12));
+  EXPECT_THAT(steps("run", "train"), ElementsAre(3, 6, 9, 12));
 }
 
 /// How a run divides its state.
@@ -274,21 +280,30 @@ struct Division {
   char const* regime;
   char const* level;
   char const* sharding;
+  int ranks_of_a_subnetwork = 1;
+  int mask_seed = 1;
   Overrides overrides(int ranks) const {
+    const int subnetworks = std::max(1, ranks / ranks_of_a_subnetwork);
     return {std::string("sdp.regime=") + regime,
             std::string("sdp.level=") + level,
             std::string("optimizer.sharding=") + sharding,
             "sdp.neuron_group=4",
-            "sdp.subnetworks=" + std::to_string(ranks),
-            ranks == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5"};
+            "sdp.subnetworks=" + std::to_string(subnetworks),
+            "sdp.mask_seed=" + std::to_string(mask_seed),
+            subnetworks == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5"};
   }
 };
 constexpr Division k_divisions[] = {
-    {"none", "block", "none"},      {"none", "block", "holders"},
-    {"backward", "block", "none"},  {"backward", "block", "holders"},
-    {"backward", "neuron", "none"}, {"backward", "neuron", "holders"},
-    {"forward", "block", "none"},   {"forward", "block", "holders"},
-    {"forward", "neuron", "none"},  {"forward", "neuron", "holders"},
+    {"none", "block", "none"},
+    {"none", "block", "holders"},
+    {"backward", "block", "none"},
+    {"backward", "block", "holders", 2, 5},
+    {"backward", "neuron", "none", 4, 6},
+    {"backward", "neuron", "holders"},
+    {"forward", "block", "none", 2, 7},
+    {"forward", "block", "holders"},
+    {"forward", "neuron", "none", 1, 8},
+    {"forward", "neuron", "holders", 2, 9},
 };
 
 TEST_F(Resume, StateIsTheSameBitForBitOnAnyRanksInAnyDivision) {
