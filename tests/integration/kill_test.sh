@@ -109,7 +109,7 @@ kill_somebody() {
   fi
 }
 
-# start_again: the run goes on, from a checkpoint no older than `latest` said before.
+# start_again, continued: the run goes on, from a checkpoint no older than `latest` said before.
 before=
 start_again() {
   before=$(latest_step)
@@ -119,6 +119,7 @@ start_again() {
 }
 continued() {
   local from
+  [[ $before == "$steps" ]] && says "has done its $steps steps already" && return
   from=$(sed -nE 's/.*\(continued after step ([0-9]+)\).*/\1/p' "$scratch/out")
   [[ -z $before ]] || check "it continues from $before, not '$from'" test "${from:-0}" -ge "$before"
   check "no checkpoint is passed over" test -z "$(grep 'passed over' "$scratch/err")"
