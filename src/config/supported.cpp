@@ -22,9 +22,6 @@ void require_supported(Config const& config) {
   refuse(config.model.kind == ModelKind::resnet18, "model.kind", "\"resnet18\"", "\"llama\"");
   refuse(config.run.precision == Precision::bf16, "run.precision", "\"bf16\"",
          "\"fp32\" or \"fp64\"");
-  refuse(config.checkpoint.files > 1, "checkpoint.files", std::to_string(config.checkpoint.files),
-         "1");
-  refuse(config.checkpoint.async, "checkpoint.async", "true", "false");
   refuse(config.system.comm == Transport::nccl, "system.comm", "\"nccl\"", "\"auto\" or \"mpi\"");
   refuse(config.system.gradient_wire == WireType::bf16, "system.gradient_wire", "\"bf16\"",
          "\"fp32\"");

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/timer.hpp"
-#include "checkpoint/checkpoint.hpp"
+#include "checkpoint/checkpoint_save.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
 #include "train/metrics.hpp"
@@ -15,7 +16,8 @@
 namespace sdp {
 
 /// The checkpoints of one run on one rank: when one is due, the save, its record in metrics.jsonl
-/// and what is said of it.
+/// and what is said of it. With checkpoint.async a save goes on while the run does; its checkpoint
+/// appears when all ranks have written, and never half-written.
 template <class V>
 class CheckpointSaver {
  public:
@@ -25,22 +27,32 @@ class CheckpointSaver {
 
   /// What all ranks do after an update.
   struct Decision {
-    bool stop = false;  ///< some rank wants to
-    bool save = false;  ///< a checkpoint is due by steps or by seconds
+    bool stop = false;     ///< some rank wants to
+    bool save = false;     ///< a checkpoint is due by steps or by seconds
+    bool publish = false;  ///< all ranks have written the save that goes on
   };
   /// Collective, one message: `step` updates are done, and this rank wants to stop or not.
   Decision decide(std::int64_t step, bool wants_to_stop) const;
 
-  /// Writes a checkpoint of what the worker holds. Waits for the weights of the last update.
-  /// Collective; errors as save_checkpoint().
+  /// Saves what the worker holds, once the weights of the last update have arrived and an earlier
+  /// save has ended. With checkpoint.async only the copy to the host and the layout of the files
+  /// are waited for. Collective; errors as save_checkpoint(), those of an earlier save included.
   void save(CheckpointHeader const& header, WorkerState<V>& worker, Progress& progress);
 
+  /// Waits for the save that goes on, if any, and publishes it. Collective; errors as save().
+  void finish(Progress& progress);
+
  private:
+  void publish(Progress& progress);
+
   World const& m_world;
   CheckpointConfig const& m_config;
   std::string m_folder;
   MetricsLog const& m_metrics;
-  Timer m_since_save;
+  Timer m_since_save;        // since the last one ended
+  CheckpointCopy<V> m_copy;  // outlives the save that reads it
+  std::optional<CheckpointSave<V>> m_save;
+  double m_blocked_seconds = 0;  // that training waited for the present save
 };
 
 extern template class CheckpointSaver<float>;

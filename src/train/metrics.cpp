@@ -88,13 +88,13 @@ void MetricsLog::append(EvalRecord const& r) const {
 }
 
 void MetricsLog::append(CheckpointRecord const& r) const {
-  append_line(Json{
-      {"event", "checkpoint"},
-      {"step", r.step},
-      {"path", r.path},
-      {"seconds", r.seconds},
-      {"bytes",
-       r.bytes}}.dump());
+  append_line(Json{{"event", "checkpoint"},
+                   {"step", r.step},
+                   {"path", r.path},
+                   {"seconds", r.seconds},
+                   {"bytes", r.bytes},
+                   {"blocked_seconds", r.blocked_seconds}}
+                  .dump());
 }
 
 std::string to_json(RunSummary const& s) {

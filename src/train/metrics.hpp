@@ -45,6 +45,7 @@ struct CheckpointRecord {
   std::string path;
   double seconds = 0;
   std::int64_t bytes = 0;
+  double blocked_seconds = 0;  ///< of those, that training waited
 };
 
 /// metrics.jsonl: one JSON object a line, appended and flushed. Values that are not finite become

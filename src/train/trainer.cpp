@@ -128,7 +128,10 @@ class Trainer {
       } else {
         progress.live(m_state.step);
       }
-      if (gives_up) give_up();
+      if (gives_up) {
+        m_saver->finish(progress);
+        give_up();
+      }
       m_stop_rule.update_took(update.seconds());
       bool broken_off = false;
       if (m_data.val && evaluates_after(m_state.step)) {
@@ -141,11 +144,13 @@ class Trainer {
       }
       if (last && !broken_off) break;
       const auto decision = m_saver->decide(m_state.step, broken_off || wants_to_stop());
-      if (!decision.stop && !decision.save) continue;
+      if (!decision.stop && !decision.save && !decision.publish) continue;
       const Watchdog::Pause pause(watchdog);
-      save(progress);
-      // A save may take long enough for the order to stop to arrive; another one would add nothing.
-      if (decision.stop || m_world.any(wants_to_stop())) {
+      if (decision.publish) m_saver->finish(progress);
+      if (decision.save || decision.stop) save(progress);
+      // The order to stop may have come during the save; another one would add nothing.
+      if (decision.stop || (decision.save && m_world.any(wants_to_stop()))) {
+        m_saver->finish(progress);
         progress.note(fmt::format("stopped after step {} of {}; run again to continue",
                                   m_state.step, c.steps));
         return TrainEnd::stopped;
@@ -155,6 +160,7 @@ class Trainer {
     }
     const Watchdog::Pause pause(watchdog);
     if (m_config.checkpoint.at_end && !m_step_times.empty()) save(progress);
+    m_saver->finish(progress);
     finish(progress, wall.seconds());
     return TrainEnd::finished;
   }

@@ -266,8 +266,8 @@ TEST(BadDeck, Overrides) {
 
 TEST(BadDeck, WhatThisVersionDoesNotDo) {
   const Changes refused[] = {
-      {{"run.precision", "\"bf16\""}}, {{"checkpoint.files", "2"}},
-      {{"checkpoint.async", "true"}},  {{"system.comm", "\"nccl\""}},
+      {{"run.precision", "\"bf16\""}},
+      {{"system.comm", "\"nccl\""}},
       {{"system.gradient_wire", "\"bf16\""}},
   };
   for (auto const& changes : refused) {
