@@ -84,6 +84,7 @@ void CheckpointSaver<V>::publish(Progress& progress) {
   }
   m_save.reset();
   m_since_save.reset();
+  m_longest_seconds = std::max(m_longest_seconds, saved.seconds);
   CheckpointRecord record{step, saved.path, saved.seconds, saved.bytes, saved.seconds};
   if (m_config.async) record.blocked_seconds = m_world.max(m_blocked_seconds + blocked.seconds());
   m_world.collectively([&] {

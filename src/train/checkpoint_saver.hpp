@@ -42,6 +42,9 @@ class CheckpointSaver {
   /// Waits for the save that goes on, if any, and publishes it. Collective; errors as save().
   void finish(Progress& progress);
 
+  /// The longest time from the beginning of a save to its end.
+  double longest_seconds() const { return m_longest_seconds; }
+
  private:
   void publish(Progress& progress);
 
@@ -52,6 +55,7 @@ class CheckpointSaver {
   Timer m_since_save;        // since the last one ended
   CheckpointCopy<V> m_copy;  // outlives the save that reads it
   std::optional<CheckpointSave<V>> m_save;
+  double m_longest_seconds = 0;
   double m_blocked_seconds = 0;  // that training waited for the present save
 };
 

@@ -399,15 +399,19 @@ class Trainer {
     header.deck = to_toml(m_deck);
     header.mask = mask_text();
     m_worker->exchange().finish_return();
-    m_world.collectively([&] {
-      if (const auto group = m_worker->not_finite())
-        throw NonFiniteError(fmt::format(
-            "step {}: {} has values that are not finite, so no checkpoint of them is written",
-            m_state.step, *group == k_group_model ? "the model" : *group));
-    });
-    const Timer timer;
+    const std::optional<std::string> group = m_worker->not_finite();
+    if (m_world.any(group.has_value())) {
+      m_saver->finish(progress);
+      m_world.collectively([&] {
+        if (group)
+          throw NonFiniteError(fmt::format(
+              "step {}: {} has values that are not finite, so no checkpoint of them is written",
+              m_state.step, *group == k_group_model ? "the model" : *group));
+      });
+    }
     m_saver->save(header, *m_worker, progress);
-    m_stop_rule.save_took(timer.seconds());
+    // In the background, the one before may have to end first.
+    m_stop_rule.save_took(m_saver->longest_seconds() * (m_config.checkpoint.async ? 2 : 1));
   }
 
   void finish(Progress& progress, double wall_seconds) {

@@ -101,7 +101,7 @@ fi
 
 if part "repeated signals through the launcher, and checkpoints by seconds"; then
   on 2
-  begin train deck.toml checkpoint.every_seconds=1
+  begin train deck.toml checkpoint.every_seconds=1 checkpoint.async=true checkpoint.files=2
   two_checkpoints() { (($(records checkpoint step $metrics 2>/dev/null | wc -l) >= 2)); }
   check "checkpoints come by the clock" wait_until two_checkpoints
   for ((i = 0; i < 20; i++)); do
