@@ -15,7 +15,8 @@ if(NOT SDP_KERNELS_ONLY)
        "  fmt, spdlog       ${fmt_VERSION}, ${spdlog_VERSION}"
        "  toml++, CLI11     ${SDP_TOMLPLUSPLUS_INCLUDE_DIR}, ${SDP_CLI11_INCLUDE_DIR}"
        "  nlohmann-json     ${SDP_NLOHMANN_JSON_INCLUDE_DIR}"
-       "  zlib, zstd        ${ZLIB_VERSION_STRING}, ${SDP_ZSTD_VERSION}")
+       "  zlib, zstd        ${ZLIB_VERSION_STRING}, ${SDP_ZSTD_VERSION}"
+       "  libdeflate        ${SDP_DEFLATE_VERSION}")
 endif()
 list(APPEND _sdp_lines "  tests             ${SDP_BUILD_TESTS}" "  benchmarks        ${SDP_BUILD_BENCHMARKS}")
 foreach(_line IN LISTS _sdp_lines)

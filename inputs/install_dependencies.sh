@@ -11,7 +11,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config git libopenmpi-dev openmpi-bin libhdf5-openmpi-dev
           libopenblas-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libfmt-dev
-          libspdlog-dev libsentencepiece-dev zlib1g-dev libzstd-dev)
+          libspdlog-dev libsentencepiece-dev zlib1g-dev libzstd-dev libdeflate-dev)
 if [[ -z ${Kokkos_ROOT:-} ]]; then
   packages+=(libtrilinos-kokkos-dev libtrilinos-kokkos-kernels-dev)
 fi

@@ -54,6 +54,8 @@ struct CheckpointBuffer {
   bool packed = false;                    ///< see flat_pieces()
   /// Copies `count` elements from `source` on to the host.
   std::function<void(index_t source, index_t count, T* out)> fetch;
+  /// Where the host can read the buffer itself: element 0, and no copy is made.
+  T const* host = nullptr;
 };
 
 /// A flat device or host View as the source of a CheckpointBuffer; the View must outlive the write,
@@ -65,7 +67,7 @@ CheckpointBuffer<T> checkpoint_buffer(std::string group, ParameterTable const& t
   auto fetch = [flat](index_t source, index_t count, T* out) {
     copy_from_flat(flat, source, count, out);
   };
-  return {std::move(group), &table, std::move(owned), packed, std::move(fetch)};
+  return {std::move(group), &table, std::move(owned), packed, std::move(fetch), host_data(flat)};
 }
 
 /// Writes one checkpoint; collective, T is float or double. It appears under `path` whole and on

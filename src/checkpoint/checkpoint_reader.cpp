@@ -70,19 +70,16 @@ struct CheckpointReader::Impl {
 
   std::vector<char> buffer;
 
-  /// Elements [begin, end) of the open dataset, as they are stored.
-  void read(index_t begin, index_t end, std::int64_t width, char* out) {
+  /// f(file, byte, bytes) for the stretches of elements [begin, end) of the open dataset.
+  template <class F>
+  void for_stretches(index_t begin, index_t end, std::int64_t width, F&& f) {
     auto at = std::upper_bound(
         stretches.begin(), stretches.end(), begin,
         [](index_t element, Stretch const& stretch) { return element < stretch.begin; });
     for (--at; begin < end; ++at) {
       const index_t stop = std::min(end, at->begin + at->count);
-      const std::int64_t offset = at->offset + (begin - at->begin) * width;
-      if (at->part < 0)
-        file->read(offset, out, (stop - begin) * width);
-      else
-        parts.read(at->part, offset, out, (stop - begin) * width);
-      out += (stop - begin) * width;
+      f(at->part < 0 ? *file : parts.file(at->part), at->offset + (begin - at->begin) * width,
+        (stop - begin) * width);
       begin = stop;
     }
   }
@@ -227,15 +224,29 @@ void CheckpointReader::read_elements(std::string const& group, std::string const
     throw std::out_of_range("read_elements: elements outside of " + name);
 
   const bool same_type = width == static_cast<std::int64_t>(sizeof(T));
+  // Little enough to be in the cache still when its checksums are compared.
+  constexpr index_t k_step = 4 * layout::k_block_elements;
   const index_t end = begin + count;
   index_t at = begin / layout::k_block_elements * layout::k_block_elements;
+  // What comes next is read from the disk while this is verified.
+  const index_t ahead_end = std::min(end + k_chunk_elements, impl.elements);
+  if (at < end)
+    impl.for_stretches(at, ahead_end, width,
+                       [](file_io::File const& file, std::int64_t offset, std::int64_t bytes) {
+                         file.prefetch(offset, bytes);
+                       });
   while (at < end) {
     const index_t block_end = layout::block_count(end) * layout::k_block_elements;
-    const index_t chunk_end = std::min({at + k_chunk_elements, block_end, impl.elements});
+    const index_t chunk_end = std::min({at + k_step, block_end, impl.elements});
     const bool in_place = same_type && at >= begin && chunk_end <= end;
     if (!in_place) impl.buffer.resize(static_cast<std::size_t>((chunk_end - at) * width));
     char* data = in_place ? reinterpret_cast<char*>(out + (at - begin)) : impl.buffer.data();
-    impl.read(at, chunk_end, width, data);
+    char* next = data;
+    impl.for_stretches(at, chunk_end, width,
+                       [&](file_io::File const& file, std::int64_t offset, std::int64_t bytes) {
+                         file.read(offset, next, bytes);
+                         next += bytes;
+                       });
     for (index_t b = at; b < chunk_end; b += layout::k_block_elements) {
       const index_t b_end = std::min(b + layout::k_block_elements, chunk_end);
       const std::uint32_t crc = crc32_of(data + (b - at) * width, (b_end - b) * width);

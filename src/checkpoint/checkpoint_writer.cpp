@@ -146,12 +146,17 @@ template <class T>
 template <class Elements>
 void CheckpointWriter<T>::write_pieces(Elements const& elements) {
   constexpr auto k_width = static_cast<std::int64_t>(sizeof(T));
+  // Little enough to be in the cache still when the checksum is known.
+  constexpr index_t k_step = 4 * layout::k_block_elements;
   for (WrittenPiece const& piece : m_pieces) {
     for (index_t done = 0; done < piece.count; done += k_chunk_elements) {
       const index_t count = std::min(k_chunk_elements, piece.count - done);
       T const* data = elements(piece, done, count);
-      m_crcs[piece.group].add(piece.tensor, piece.begin + done, count, data);
-      m_file->write(piece.offset + done * k_width, data, count * k_width);
+      for (index_t at = 0; at < count; at += k_step) {
+        const index_t step = std::min(k_step, count - at);
+        m_crcs[piece.group].add(piece.tensor, piece.begin + done + at, step, data + at);
+        m_file->write(piece.offset + (done + at) * k_width, data + at, step * k_width);
+      }
     }
   }
   m_file->sync();
@@ -161,6 +166,7 @@ template <class T>
 void CheckpointWriter<T>::write(std::vector<CheckpointBuffer<T>> const& buffers) {
   std::vector<T> staging;
   write_pieces([&](WrittenPiece const& piece, index_t done, index_t count) -> T const* {
+    if (T const* host = buffers[piece.group].host) return host + piece.source + done;
     if (staging.size() < static_cast<std::size_t>(count)) staging.resize(count);
     buffers[piece.group].fetch(piece.source + done, count, staging.data());
     return staging.data();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "checkpoint/crc_blocks.hpp"
 
+#ifdef SDP_HAVE_LIBDEFLATE
+#include <libdeflate.h>
+#endif
 #include <zlib.h>
 
 #include <algorithm>
@@ -13,8 +16,12 @@ using checkpoint_layout::block_count;
 using checkpoint_layout::k_block_elements;
 
 std::uint32_t crc32_of(void const* data, std::int64_t bytes) {
+#ifdef SDP_HAVE_LIBDEFLATE
+  return libdeflate_crc32(0, data, static_cast<std::size_t>(bytes));
+#else
   return static_cast<std::uint32_t>(
       crc32_z(0, static_cast<Bytef const*>(data), static_cast<z_size_t>(bytes)));
+#endif
 }
 
 CrcBlocks::CrcBlocks(std::vector<index_t> const& sizes, std::int64_t element_bytes)

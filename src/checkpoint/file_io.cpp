@@ -110,6 +110,10 @@ void File::read(std::int64_t offset, void* out, std::int64_t bytes) const {
   }
 }
 
+void File::prefetch(std::int64_t offset, std::int64_t bytes) const {
+  ::posix_fadvise(m_descriptor, offset, bytes, POSIX_FADV_WILLNEED);
+}
+
 void File::write(std::int64_t offset, void const* data, std::int64_t bytes) {
   char const* source = static_cast<char const*>(data);
   while (bytes > 0) {

@@ -30,6 +30,8 @@ class File {
 
   /// Exactly `bytes` bytes at `offset`; DataError naming file and offset, also at the end of file.
   void read(std::int64_t offset, void* out, std::int64_t bytes) const;
+  /// Asks the system to read ahead; a hint.
+  void prefetch(std::int64_t offset, std::int64_t bytes) const;
   /// DataError naming file, offset and the reason.
   void write(std::int64_t offset, void const* data, std::int64_t bytes);
   /// Sets the size, and reserves the disk space where the file system can; DataError where there is

@@ -31,6 +31,14 @@ std::vector<FlatPiece> flat_pieces(ParameterTable const& table);
 /// Elements that pass through host memory at a time, a whole number of checksum blocks.
 inline constexpr index_t k_chunk_elements = index_t{1} << 21;
 
+/// The elements of a flat buffer where the host can reach them, else nullptr.
+template <class T>
+T* host_data(View1<T> const& flat) {
+  constexpr bool k_reachable =
+      Kokkos::SpaceAccessibility<HostSpace, typename View1<T>::memory_space>::accessible;
+  return k_reachable ? flat.data() : nullptr;
+}
+
 /// flat[first, first + count) to the host.
 template <class T>
 void copy_from_flat(View1<T> const& flat, index_t first, index_t count, T* out) {
@@ -49,6 +57,12 @@ void fill_flat(std::vector<FlatPiece> const& pieces, View1<T> const& flat, Read 
     for (index_t begin = piece.begin; begin < piece.begin + piece.count;) {
       const index_t chunk_end = (begin / k_chunk_elements + 1) * k_chunk_elements;
       const index_t count = std::min(chunk_end, piece.begin + piece.count) - begin;
+      if (T* reachable = host_data(flat)) {
+        read(piece.tensor, begin, count, reachable + first);
+        begin += count;
+        first += count;
+        continue;
+      }
       if (staging.size() < static_cast<std::size_t>(count)) staging.resize(count);
       read(piece.tensor, begin, count, staging.data());
       Kokkos::View<T*, Kokkos::LayoutRight, HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>

@@ -168,8 +168,4 @@ std::vector<Stretch> StoredParts::stretches(stored_file::Dataset const& dataset,
   return all;
 }
 
-void StoredParts::read(int part, std::int64_t offset, void* out, std::int64_t bytes) {
-  open(part).file.read(offset, out, bytes);
-}
-
 }  // namespace sdp

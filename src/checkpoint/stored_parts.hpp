@@ -38,8 +38,8 @@ class StoredParts {
   /// DataError where the dataset maps anything else than the parts, or does not map all elements.
   std::vector<Stretch> stretches(stored_file::Dataset const& dataset, std::string const& name);
 
-  /// Reads from the file of a part; DataError.
-  void read(int part, std::int64_t offset, void* out, std::int64_t bytes);
+  /// The file of a part, open until the next call; DataError.
+  file_io::File const& file(int part) { return open(part).file; }
 
  private:
   struct OpenPart {

@@ -90,6 +90,11 @@ index_t wrong(std::vector<float> const& values, int group, std::vector<TensorSpe
   return count;
 }
 
+void exchange_contents(CheckpointBuffer<float>& a, CheckpointBuffer<float>& b) {
+  std::swap(a.fetch, b.fetch);
+  std::swap(a.host, b.host);
+}
+
 std::string parts_folder_in(std::string const& folder) {
   for (std::string const& name : names_in(folder))
     if (name.find(".parts-") != name.npos) return folder + "/" + name;
@@ -182,7 +187,7 @@ TEST(Parts, AMissingShortOrExchangedPartIsNamed) {
   for (int step : {1, 2}) {
     header.state.step = step;
     auto buffers = dealt.buffers();
-    if (step == 2) std::swap(buffers[1].fetch, buffers[2].fetch);
+    if (step == 2) exchange_contents(buffers[1], buffers[2]);
     save_checkpoint(world, folder / "run", {2, 2}, header, buffers);
   }
   if (world.is_root()) {
@@ -282,7 +287,7 @@ TEST(Parts, TheFolderKeepsPartsWithTheirCheckpoints) {
   header.state.step = 3;
   world.barrier();
   auto buffers = dealt.buffers();
-  std::swap(buffers[1].fetch, buffers[2].fetch);
+  exchange_contents(buffers[1], buffers[2]);
   save_checkpoint(world, target, {2, 2}, header, buffers);
   EXPECT_EQ(names_in(target).size(), 6u);
   EXPECT_NE(names_in(target)[4], names[4]);
