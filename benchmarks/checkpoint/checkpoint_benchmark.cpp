@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saving and reading a checkpoint against plain parallel I/O of the same bytes; see README.md.
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -98,6 +99,21 @@ std::vector<TensorSpec> tensors_of(LlamaConfig const& m) {
   return tensors;
 }
 
+/// Processor time of this process, its threads and the kernel on its behalf.
+double cpu_seconds() {
+  rusage use{};
+  ::getrusage(RUSAGE_SELF, &use);
+  const auto seconds = [](timeval const& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(use.ru_utime) + seconds(use.ru_stime);
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 /// What one rank owns: a part of the rows of every tensor, in buffers of that size.
 struct State {
   State(World const& world, LlamaConfig const& model) : table(tensors_of(model)) {
@@ -179,7 +195,8 @@ class Benchmark {
  private:
   struct Row {
     std::vector<double> seconds;
-    double memory = 0;  ///< bytes beside the state, max over ranks and rounds
+    std::vector<double> cpu;  ///< seconds of processor time, sum over ranks
+    double memory = 0;        ///< bytes beside the state, max over ranks and rounds
   };
 
   std::string plain() const { return m_folder + "/plain.bin"; }
@@ -192,15 +209,18 @@ class Benchmark {
     reset_peak_resident();
     const std::int64_t before = resident_bytes();
     m_world.barrier();
+    const double cpu = cpu_seconds();
     const Timer timer;
     f();
+    const double used = cpu_seconds() - cpu;
     const double seconds = m_world.max(timer.seconds());
-    add(what, seconds, static_cast<double>(peak_resident_bytes() - before));
+    add(what, seconds, used, static_cast<double>(peak_resident_bytes() - before));
   }
-  void add(std::string const& what, double seconds, double memory) {
+  void add(std::string const& what, double seconds, double cpu, double memory) {
     if (!m_rows.count(what)) m_order.push_back(what);
     Row& row = m_rows[what];
     row.seconds.push_back(seconds);
+    row.cpu.push_back(m_world.sum(cpu));
     row.memory = std::max(row.memory, m_world.max(memory));
   }
 
@@ -248,6 +268,7 @@ class Benchmark {
   void save_in_background(CheckpointCopy<float>& copy) {
     const auto buffers = m_state->buffers();
     m_world.barrier();
+    const double cpu = cpu_seconds();
     const Timer whole;
     CheckpointSave<float> save(m_world, m_folder + "/run", {1, 1}, m_header, buffers);
     save.write_in_background(buffers, copy);
@@ -257,8 +278,8 @@ class Benchmark {
     const Timer end;
     save.publish();
     blocked += end.seconds();
-    add("background save, blocked", m_world.max(blocked), 0);
-    add("background save, whole", m_world.max(whole.seconds()),
+    add("background save, blocked", m_world.max(blocked), 0, 0);
+    add("background save, whole", m_world.max(whole.seconds()), cpu_seconds() - cpu,
         static_cast<double>(m_state->bytes()));
   }
 
@@ -297,18 +318,17 @@ class Benchmark {
   void print_table() const {
     if (!m_world.is_root()) return;
     std::printf(
-        "| | seconds (median) | GiB/s | of plain | memory beside the state, MiB a rank |\n");
-    std::printf("|---|---|---|---|---|\n");
+        "| | seconds: median (least to most) | GiB/s | of plain | processor s | "
+        "memory beside the state, MiB a rank |\n|---|---|---|---|---|---|\n");
     double base = 0;
     for (std::string const& what : m_order) {
       Row const& row = m_rows.at(what);
-      std::vector<double> sorted = row.seconds;
-      std::sort(sorted.begin(), sorted.end());
-      const double seconds = sorted[sorted.size() / 2];
+      const auto [least, most] = std::minmax_element(row.seconds.begin(), row.seconds.end());
+      const double seconds = median(row.seconds);
       if (what.find("plain") != what.npos) base = seconds;
-      std::printf("| %s | %.2f (%.2f to %.2f) | %.2f | %.0f %% | %.0f |\n", what.c_str(), seconds,
-                  sorted.front(), sorted.back(), m_total / k_gib / seconds, 100.0 * base / seconds,
-                  row.memory / (1 << 20));
+      std::printf("| %s | %.2f (%.2f to %.2f) | %.2f | %.0f %% | %.2f | %.0f |\n", what.c_str(),
+                  seconds, *least, *most, m_total / k_gib / seconds, 100.0 * base / seconds,
+                  median(row.cpu), row.memory / (1 << 20));
     }
   }
 
