@@ -102,7 +102,7 @@ Key const k_schema[] = {
    .derive = SDP_RULE(c.model.llama.num_kv_heads = c.model.llama.num_heads)},
   {.name = "model.head_dim", .field = SDP_AT(model.llama.head_dim),
    .doc = "Width of one head, h; even, because rotary embedding turns pairs.",
-   .limits = {1, 65536}, .belongs = Belongs::llama, .rule = "hidden_size / num_heads",
+   .limits = k_size, .belongs = Belongs::llama, .rule = "hidden_size / num_heads",
    .derive = SDP_RULE(c.model.llama.head_dim =
                           c.model.llama.hidden_size / c.model.llama.num_heads)},
   {.name = "model.max_seq_len", .field = SDP_AT(model.llama.max_seq_len),
