@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs the Debian or Ubuntu packages that sdp is built from, those that are missing only.
 #
-#   bash inputs/install_dependencies.sh [--tests] [--plot]
+#   bash inputs/install_dependencies.sh [--tests] [--plot] [--images]
 #
-# --tests adds the test libraries, --plot what draws the loss curve. Uses root, or sudo. With nothing
-# missing it touches neither the network nor the system. With Kokkos_ROOT set (a stand-alone
-# Kokkos), the packaged Kokkos is left out.
+# --tests adds the test libraries, --plot what draws the loss curve, --images the Fashion-MNIST data
+# set. Uses root, or sudo. With nothing missing it touches neither the network nor the system. With
+# Kokkos_ROOT set (a stand-alone Kokkos), the packaged Kokkos is left out.
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config git libopenmpi-dev openmpi-bin libhdf5-openmpi-dev
@@ -19,7 +19,8 @@ for option in "$@"; do
   case $option in
     --tests) packages+=(libgtest-dev libgmock-dev libbenchmark-dev) ;;
     --plot) packages+=(gnuplot-nox) ;;
-    *) echo "usage: bash inputs/install_dependencies.sh [--tests] [--plot]" >&2; exit 2 ;;
+    --images) packages+=(dataset-fashion-mnist) ;;
+    *) echo "usage: bash inputs/install_dependencies.sh [--tests] [--plot] [--images]" >&2; exit 2 ;;
   esac
 done
 

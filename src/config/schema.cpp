@@ -135,7 +135,7 @@ Key const k_schema[] = {
   {.name = "data.kind", .field = SDP_AT(data.kind),
    .doc = "\"tokens\" for llama; one of the image sets for resnet18.", .example = "\"tokens\""},
   {.name = "data.train", .field = SDP_AT(data.train),
-   .doc = "Globs of the training files.",
+   .doc = "Globs of the training files; for \"idx\" the images, whose labels lie beside them.",
    .example = "[\"data/train_*.bin\"]", .may_be_empty = false},
   {.name = "data.val", .field = SDP_AT(data.val),
    .doc = "Globs of the validation files; empty: no evaluation."},
