@@ -15,6 +15,7 @@
 #include "checkpoint/safetensors.hpp"
 #include "config/load.hpp"
 #include "config/supported.hpp"
+#include "data/image_files.hpp"
 #include "data/token_dataset.hpp"
 #include "tests/checkpoint/support.hpp"
 #include "tests/fuzz/fuzz.hpp"
@@ -162,6 +163,43 @@ Result run_token_shard(Bundle const& bundle) {
   return result_of(path, [&] { return read_shard(path, bytes, TokenFormat::automatic); });
 }
 
+/// All files of the bundle as one data set.
+std::string read_image_files(std::string const& folder, Bundle const& bundle, DataKind kind,
+                             index_t channels, index_t classes) {
+  std::vector<std::string> files;
+  for (auto const& [name, content] : bundle) files.push_back(folder + "/" + name);
+  std::string all;
+  for (ImageFile const& file : examine_images(folder, kind, files, channels)) {
+    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(file.count * file.image_bytes()));
+    std::vector<std::uint8_t> labels(static_cast<std::size_t>(file.count));
+    read_images(file, kind, classes, pixels.data(), labels.data());
+    for (std::uint8_t label : labels)
+      if (label >= classes) finding("a label out of range was accepted");
+    append(all, pixels);
+    append(all, labels);
+  }
+  return all;
+}
+
+Result run_cifar(Bundle const& bundle) {
+  constexpr index_t k_channels = 3;
+  const std::string folder = put(bundle);
+  result_of(folder,
+            [&] { return read_image_files(folder, bundle, DataKind::cifar100, k_channels, 100); });
+  return result_of(folder, [&] {
+    const std::string all = read_image_files(folder, bundle, DataKind::cifar10, k_channels, 10);
+    std::size_t bytes = 0;
+    for (auto const& [name, content] : bundle) bytes += content.size();
+    if (all.size() != bytes) finding("a part of a CIFAR file was passed over");
+    return all;
+  });
+}
+
+Result run_idx(Bundle const& bundle) {
+  const std::string folder = put(bundle);
+  return result_of(folder, [&] { return read_image_files(folder, bundle, DataKind::idx, 1, 10); });
+}
+
 /// A Hugging Face folder: config.json, one safetensors file or shards with their index.
 Result run_huggingface(Bundle const& bundle) {
   const std::string folder = put(bundle);
@@ -258,6 +296,8 @@ std::vector<Reader> const& readers() {
   static const std::vector<Reader> all = {
       {"checkpoint", "checkpoint", "checkpoint.h5", ".h5", Form::hdf5, true, run_checkpoint},
       {"token_shard", "token_shard", "shard.bin", ".bin", Form::binary, false, run_token_shard},
+      {"cifar", "cifar", "data.bin", ".bin", Form::binary, false, run_cifar},
+      {"idx", "idx", "train-images-idx3-ubyte", "", Form::binary, false, run_idx},
       {"safetensors", "huggingface", "model.safetensors", ".safetensors", Form::safetensors, false,
        run_huggingface},
       {"safetensors_index", "huggingface_shards", "model.safetensors.index.json", ".index.json",

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // write_fuzz_seeds FOLDER DECK...: small good files of every format, as the program writes them.
+#include <zlib.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -63,11 +65,47 @@ void write_shards(std::string const& folder) {
   write_file(folder + "/nanogpt.bin", narrow);
 }
 
+std::string counting(std::size_t count, unsigned modulus) {
+  std::string bytes(count, '\0');
+  for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<char>(i * 7 % modulus);
+  return bytes;
+}
+
+void write_gzip(std::string const& path, std::string const& bytes) {
+  const gzFile file = gzopen(path.c_str(), "wb");
+  if (file == nullptr ||
+      gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size())) !=
+          static_cast<int>(bytes.size()) ||
+      gzclose(file) != Z_OK)
+    throw std::runtime_error("cannot write " + path);
+}
+
+/// Records of CIFAR-10 and CIFAR-100; images and labels of IDX, plain and compressed.
+void write_images(std::string const& folder) {
+  make(folder + "/cifar");
+  const std::string planes = counting(3072, 251);
+  write_file(folder + "/cifar/ten.bin", "\1" + planes + "\2" + planes);
+  write_file(folder + "/cifar/hundred.bin", "\1\x10" + planes + "\2\x20" + planes);
+  const auto idx = [](std::string const& extents, std::string const& data) {
+    std::string bytes("\0\0\x08", 3);
+    bytes += static_cast<char>(extents.size());
+    for (char extent : extents) bytes += std::string(3, '\0') + extent;
+    return bytes + data;
+  };
+  const std::string images = idx("\x14\x05\x07", counting(20 * 5 * 7, 256));
+  const std::string labels = idx("\x14", counting(20, 10));
+  write_file(make(folder + "/idx/plain") + "/train-images-idx3-ubyte", images);
+  write_file(folder + "/idx/plain/train-labels-idx1-ubyte", labels);
+  write_gzip(make(folder + "/idx/packed") + "/train-images-idx3-ubyte.gz", images);
+  write_gzip(folder + "/idx/packed/train-labels-idx1-ubyte.gz", labels);
+}
+
 void write_all(std::string const& folder, std::vector<std::string> const& decks) {
   fs::remove_all(folder);
   write_checkpoints(folder + "/checkpoint");
   write_models(folder + "/checkpoint/float32.h5", folder);
   write_shards(folder + "/token_shard");
+  write_images(folder);
   make(folder + "/deck");
   for (std::string const& deck : decks)
     fs::copy_file(deck, folder + "/deck/" + fs::path(deck).filename().string());
