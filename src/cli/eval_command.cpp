@@ -10,7 +10,8 @@
 #include "cli/commands.hpp"
 #include "config/load.hpp"
 #include "kernels/core/team.hpp"
-#include "models/llama.hpp"
+#include "models/model.hpp"
+#include "models/model_family.hpp"
 #include "train/evaluate.hpp"
 #include "train/inputs.hpp"
 
@@ -20,23 +21,32 @@ namespace {
 
 template <class V>
 EvalResult evaluate_model(World const& world, Config const& config, std::string const& weights_path,
-                          TokenDataset& data) {
+                          DataSet& data) {
   const ExecSpace exec;
-  const ParameterTable table(llama_tensors(config.model.llama));
+  const ParameterTable table(model_tensors(config.model));
   View1<V> weights;
-  std::optional<Llama<V>> model;
+  std::unique_ptr<Model<V>> model;
   world.collectively([&] {
     {
       MemoryScope scope(MemoryCategory::weights);
       weights = View1<V>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::cli::weights"),
                          table.size());
     }
-    load_weights(weights_path, config.model.llama, table, weights);
-    model.emplace(config.model.llama, table, config.train.micro_batch, config.train.seq_len,
-                  Recompute::none, false);
+    load_weights(weights_path, config.model, table, weights);
+    ModelConfig inference = config.model;
+    inference.recompute = Recompute::none;
+    model = make_model<V>(inference, ModelSubnetwork{table, table, {}}, config.train.micro_batch,
+                          config.train.seq_len, false);
   });
-  return evaluate(world, exec, *model, weights, data, config.train.global_batch,
-                  config.train.micro_batch, config.train.eval_batches);
+  return evaluate(
+      world, exec, *model, weights,
+      {data, config.train.global_batch, config.train.micro_batch, config.train.eval_batches});
+}
+
+/// Perplexity of a language model, accuracy of a classifier.
+std::string quality(EvalResult const& result) {
+  return result.accuracy ? fmt::format("accuracy {:.2f} %", 100 * *result.accuracy)
+                         : fmt::format("perplexity {:.4f}", std::exp(result.val_loss));
 }
 
 }  // namespace
@@ -71,22 +81,25 @@ void add_eval(CLI::App& app, Action& action) {
                             "set");
         return loaded;
       });
-      const DataSets data = open_data(*world, config, false);
+      DataSets data = open_data(*world, config, false);
       const EvalResult result =
           config.run.precision == Precision::fp64
               ? evaluate_model<double>(*world, config, options->checkpoint, *data.val)
               : evaluate_model<float>(*world, config, options->checkpoint, *data.val);
       if (!world->is_root()) return ExitCode::ok;
-      const double perplexity = std::exp(result.val_loss);
-      if (options->json)
-        fmt::print("{}\n", nlohmann::ordered_json{{"val_loss", result.val_loss},
-                                                  {"perplexity", perplexity},
-                                                  {"samples", result.samples},
-                                                  {"targets", result.targets}}
-                               .dump());
-      else
-        fmt::print("validation loss {:.6f}  perplexity {:.4f}  samples {}  targets {}\n",
-                   result.val_loss, perplexity, result.samples, result.targets);
+      if (options->json) {
+        nlohmann::ordered_json line{{"val_loss", result.val_loss}};
+        if (result.accuracy)
+          line["val_accuracy"] = *result.accuracy;
+        else
+          line["perplexity"] = std::exp(result.val_loss);
+        line["samples"] = result.samples;
+        line["targets"] = result.targets;
+        fmt::print("{}\n", line.dump());
+      } else {
+        fmt::print("validation loss {:.6f}  {}  samples {}  targets {}\n", result.val_loss,
+                   quality(result), result.samples, result.targets);
+      }
       return ExitCode::ok;
     };
   });

@@ -7,16 +7,12 @@
 #include "checkpoint/convert.hpp"
 #include "checkpoint/describe.hpp"
 #include "cli/commands.hpp"
-#include "models/llama_tensors.hpp"
+#include "models/model_family.hpp"
 #include "train/progress.hpp"
 
 namespace sdp::cli {
 
 namespace {
-
-std::vector<TensorSpec> tensors_of(ModelConfig const& model) {
-  return llama_tensors(model.llama);
-}
 
 void report(char const* verb, ConvertedModel const& converted) {
   fmt::print("{} {} parameters\n", verb, short_count(static_cast<double>(converted.parameters)));
@@ -41,7 +37,7 @@ void add_export(CLI::App& app, Action& action) {
       report("exported",
              export_checkpoint(options->checkpoint, options->out,
                                options->dtype == "bf16" ? TensorType::bf16 : TensorType::f32,
-                               tensors_of));
+                               model_tensors));
       return ExitCode::ok;
     };
   });
@@ -59,7 +55,7 @@ void add_import(CLI::App& app, Action& action) {
   command->add_option("--out", options->out, "Checkpoint (.h5) to write")->required();
   command->callback([&action, options] {
     action = [options](World const*) {
-      report("imported", import_model(options->source, options->out, tensors_of));
+      report("imported", import_model(options->source, options->out, model_tensors));
       return ExitCode::ok;
     };
   });

@@ -19,7 +19,6 @@ void refuse(bool asked, std::string_view key, std::string const& value, std::str
 }  // namespace
 
 void require_supported(Config const& config) {
-  refuse(config.model.kind == ModelKind::resnet18, "model.kind", "\"resnet18\"", "\"llama\"");
   refuse(config.run.precision == Precision::bf16, "run.precision", "\"bf16\"",
          "\"fp32\" or \"fp64\"");
   refuse(config.system.comm == Transport::nccl, "system.comm", "\"nccl\"", "\"auto\" or \"mpi\"");

@@ -187,13 +187,13 @@ void check_sdp(Config const& config, Launch const& launch, Origin const& origin)
                     sdp.coverage, sdp.subnetworks, holders, sdp.subnetworks,
                     std::clamp(std::round(holders), 1.0, n) / n));
   const std::int64_t group = sdp.neuron_group;
-  if (llama && sdp.level == Level::neuron && group > 0 &&
-      config.model.llama.intermediate_size % group != 0)
+  const index_t width = llama ? config.model.llama.intermediate_size : config.model.resnet.width;
+  if (sdp.level == Level::neuron && group > 0 && width % group != 0)
     deck_error(origin.at("sdp.neuron_group"),
-               fmt::format("sdp.neuron_group is {}, which does not divide model.intermediate_size "
-                           "({}); nearest that work: {}",
-                           group, config.model.llama.intermediate_size,
-                           nearest_divisors(config.model.llama.intermediate_size, group)));
+               fmt::format("sdp.neuron_group is {}, which does not divide {} ({}); nearest that "
+                           "work: {}",
+                           group, llama ? "model.intermediate_size" : "model.width", width,
+                           nearest_divisors(width, group)));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "models/llama_layer.hpp"
 #include "models/llama_plan.hpp"
 #include "models/llama_tensors.hpp"
+#include "models/model.hpp"
 #include "models/subnetwork_model.hpp"
 
 namespace sdp {
@@ -27,9 +28,10 @@ namespace sdp {
 /// nothing and does not wait for the device. RMSNorm and rotary embedding are Hugging Face's forms.
 /// V is float or double.
 template <class V>
-class Llama {
+class Llama : public Model<V> {
  public:
   using Accum = kernels::accum_t<V>;
+  using Batch = ModelBatch<V>;
   using Tokens = Kokkos::View<std::int32_t const**, Kokkos::LayoutRight, MemSpace>;
 
   /// Buffers for batches of up to max_batch sequences of up to max_seq_len tokens. With
@@ -72,6 +74,30 @@ class Llama {
   /// Logits (rows, V) of the tokens [first, first + rows) of the last forward, counted over B*T.
   void logits(ExecSpace const& exec, View1<V> const& weights, index_t first,
               View2<V> const& logits);
+
+  // The same for a batch of any model.
+  void infer(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+             ForwardObserver* observer) override {
+    forward(exec, weights, batch.tokens, observer);
+  }
+  void forward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+               bool /*accumulate*/, View1<V> const& /*grads*/, ForwardObserver* observer) override {
+    forward(exec, weights, batch.tokens, observer);
+  }
+  void loss(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+            View1<Accum> const& losses, ForwardObserver* observer) override {
+    loss(exec, weights, batch.targets, losses, observer);
+  }
+  void loss_backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+                     double grad_scale, bool accumulate, View1<V> const& grads,
+                     View1<Accum> const& losses, double label_smoothing) override {
+    loss_backward(exec, weights, batch.targets, grad_scale, accumulate, grads, losses,
+                  label_smoothing);
+  }
+  void backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch, bool accumulate,
+                View1<V> const& grads, BackwardObserver* observer) override {
+    backward(exec, weights, batch.tokens, accumulate, grads, observer);
+  }
 
   LlamaConfig const& config() const { return m_config; }
   ParameterTable const& table() const { return m_subnetwork.weights; }

@@ -38,6 +38,16 @@ SampleFlops model_sample_flops(ModelConfig const& model, ParameterTable const& w
                          : resnet_sample_flops(model.resnet, weights, gradients);
 }
 
+std::int64_t model_activation_bytes(ModelConfig const& model, ParameterTable const& weights,
+                                    ParameterTable const& gradients, index_t max_batch,
+                                    index_t max_seq_len, std::size_t element_bytes) {
+  if (is_llama(model))
+    return llama_activation_bytes(model.llama, weights, gradients, max_batch, max_seq_len,
+                                  model.recompute, element_bytes)
+        .total();
+  return resnet_activation_bytes(model.resnet, weights, gradients, max_batch, element_bytes);
+}
+
 index_t model_parameters(ModelConfig const& model) {
   index_t total = 0;
   for (TensorSpec const& tensor : model_tensors(model))

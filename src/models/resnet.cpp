@@ -18,6 +18,7 @@
 #include "kernels/nn/linear.hpp"
 #include "kernels/nn/pack_columns.hpp"
 #include "kernels/nn/pooling.hpp"
+#include "kernels/nn/top1.hpp"
 
 namespace sdp {
 
@@ -28,7 +29,6 @@ using kernels::ColumnRun;
 using kernels::WeightLayout;
 
 constexpr double k_eps = 1e-5;
-constexpr double k_momentum = 0.1;
 
 template <class T>
 View1<T> allocate(char const* label, index_t size) {
@@ -116,7 +116,6 @@ typename Resnet<V>::Norm Resnet<V>::make_norm(index_t channels) const {
   Norm norm;
   norm.mean = allocate<Accum>("batch_mean", channels);
   norm.rstd = allocate<Accum>("batch_rstd", channels);
-  if (!m_with_backward) return norm;
   norm.running_mean = allocate<V>("running_mean", channels);
   norm.running_var = allocate<V>("running_var", channels);
   return norm;
@@ -178,8 +177,9 @@ void Resnet<V>::prepare_norm(Pass const& pass, Window2<V> const& x, BatchNormTen
   const Window2<Accum> partials(m_partials.data(),
                                 kernels::batch_norm_chunks(static_cast<index_t>(x.extent(0))),
                                 2 * x.extent(1));
-  kernels::batch_norm_statistics(pass.exec, x, k_eps, k_momentum, partials, norm.mean, norm.rstd,
+  kernels::batch_norm_statistics(pass.exec, x, k_eps, pass.momentum, partials, norm.mean, norm.rstd,
                                  norm.running_mean, norm.running_var);
+  if (pass.grads.data() == nullptr) return;
   for (auto const& [tensor, running] :
        {std::pair{t.running_mean, norm.running_mean}, std::pair{t.running_var, norm.running_var}}) {
     const auto target = m_subnetwork.gradients.vector(pass.grads, tensor);
@@ -194,7 +194,8 @@ template <class V>
 void Resnet<V>::forward(ExecSpace const& exec, View1<V> const& weights, Images const& images,
                         ForwardObserver* observer) {
   Region region("sdp::models::resnet_forward");
-  run(Pass{exec, weights, false, false, {}}, images, observer);
+  Pass pass{exec, weights, false, false, {}};
+  run(pass, images, observer);
 }
 
 template <class V>
@@ -204,7 +205,41 @@ void Resnet<V>::forward_training(ExecSpace const& exec, View1<V> const& weights,
   Region region("sdp::models::resnet_forward_training");
   if (!m_with_backward)
     throw std::logic_error("Resnet::forward_training: the model was built for inference only");
-  run(Pass{exec, weights, true, accumulate, grads}, images, observer);
+  Pass pass{exec, weights, true, accumulate, grads};
+  run(pass, images, observer);
+}
+
+template <class V>
+void Resnet<V>::recalibrate(ExecSpace const& exec, View1<V> const& weights, Images const& images,
+                            std::int64_t number) {
+  Region region("sdp::models::resnet_recalibrate");
+  Pass pass{exec, weights, true, number > 1, {}};
+  pass.momentum = 1.0 / static_cast<double>(number);
+  run(pass, images, nullptr);
+}
+
+template <class V>
+void Resnet<V>::take_statistics(ExecSpace const& exec, View1<V> const& weights) const {
+  ParameterTable const& table = m_subnetwork.weights;
+  const auto take = [&](BatchNormTensors const& t, Norm const& norm) {
+    if (norm.running_mean.extent(0) == 0) return;
+    Kokkos::deep_copy(exec, table.vector(weights, t.running_mean), norm.running_mean);
+    Kokkos::deep_copy(exec, table.vector(weights, t.running_var), norm.running_var);
+  };
+  take(m_where.stem_bn, m_stem_norm);
+  for (std::size_t b = 0; b < m_blocks.size(); ++b) {
+    take(m_where.blocks[b].bn1, m_blocks[b].inner_norm);
+    take(m_where.blocks[b].bn2, m_blocks[b].branch_norm);
+    take(m_where.blocks[b].projection_bn, m_blocks[b].projection_norm);
+  }
+}
+
+template <class V>
+bool Resnet<V>::correct(ExecSpace const& exec, Batch const& batch,
+                        View1<std::int32_t> const& correct) {
+  kernels::top1_correct(exec, Window2<V>(m_logits.data(), m_batch, m_config.num_classes),
+                        labels_of(batch), Window1<std::int32_t>(correct.data(), m_batch));
+  return true;
 }
 
 template <class V>
@@ -295,8 +330,7 @@ View1<V> Resnet<V>::run_block(Pass const& pass, std::size_t b, View1<V> const& i
                                 scale, shift, out);
   }
   if (part.has_branch) {
-    const auto [scale, shift] =
-        affine(exec, pass.weights, t.bn2, pass.training ? branch_scale(b) : 1.0);
+    const auto [scale, shift] = affine(exec, pass.weights, t.bn2, branch_scale(b));
     kernels::batch_norm_add_forward(exec, Activation::relu,
                                     rows(block.branch, shape, shape.channels),
                                     block.branch_norm.mean, block.branch_norm.rstd, scale, shift,

@@ -12,6 +12,7 @@
 #include "kernels/nn/batch_norm.hpp"
 #include "models/backward_observer.hpp"
 #include "models/forward_observer.hpp"
+#include "models/model.hpp"
 #include "models/resnet_plan.hpp"
 #include "models/resnet_tensors.hpp"
 #include "models/subnetwork_model.hpp"
@@ -31,14 +32,16 @@ namespace sdp {
 /// normalise. All buffers are allocated by the constructor; a step allocates nothing and does not
 /// wait for the device. V is float or double.
 template <class V>
-class Resnet {
+class Resnet : public Model<V> {
  public:
   using Accum = kernels::accum_t<V>;
+  using Batch = ModelBatch<V>;
   using Images = Kokkos::View<V const****, Kokkos::LayoutRight, MemSpace>;          // (B,S,S,C)
   using Labels = Kokkos::View<std::int32_t const*, Kokkos::LayoutRight, MemSpace>;  // (B)
 
-  /// Buffers for batches of up to max_batch images. With `with_backward` false only inference is
-  /// possible. Throws std::invalid_argument when a gradient row is not among the weights.
+  /// Buffers for batches of up to max_batch images. With `with_backward` false only inference and
+  /// recalibration are possible. Throws std::invalid_argument when a gradient row is not among the
+  /// weights.
   Resnet(ResnetConfig const& config, ModelSubnetwork const& subnetwork, index_t max_batch,
          bool with_backward);
 
@@ -73,6 +76,39 @@ class Resnet {
   /// Logits (B,K) of the last forward pass or loss.
   void logits(ExecSpace const& exec, View1<V> const& weights, View2<V> const& logits);
 
+  /// A forward pass as in training over batch `number` (from 1) of several, whose statistics
+  /// average cumulatively: those of each batch count the same (PyTorch's momentum = None).
+  void recalibrate(ExecSpace const& exec, View1<V> const& weights, Images const& images,
+                   std::int64_t number);
+  /// Overwrites the running statistics among the weights by those of recalibrate().
+  void take_statistics(ExecSpace const& exec, View1<V> const& weights) const;
+
+  // The same for a batch of any model.
+  void infer(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+             ForwardObserver* observer) override {
+    forward(exec, weights, batch.images, observer);
+  }
+  void forward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch, bool accumulate,
+               View1<V> const& grads, ForwardObserver* observer) override {
+    forward_training(exec, weights, batch.images, accumulate, grads, observer);
+  }
+  void loss(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+            View1<Accum> const& losses, ForwardObserver* observer) override {
+    loss(exec, weights, labels_of(batch), losses, observer);
+  }
+  void loss_backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
+                     double grad_scale, bool accumulate, View1<V> const& grads,
+                     View1<Accum> const& losses, double label_smoothing) override {
+    loss_backward(exec, weights, labels_of(batch), grad_scale, accumulate, grads, losses,
+                  label_smoothing);
+  }
+  void backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch, bool accumulate,
+                View1<V> const& grads, BackwardObserver* observer) override {
+    backward(exec, weights, batch.images, accumulate, grads, observer);
+  }
+  bool correct(ExecSpace const& exec, Batch const& batch,
+               View1<std::int32_t> const& correct) override;
+
   ResnetConfig const& config() const { return m_config; }
   ParameterTable const& table() const { return m_subnetwork.weights; }
   ParameterTable const& gradient_table() const { return m_subnetwork.gradients; }
@@ -99,9 +135,13 @@ class Resnet {
     View1<V> const& weights;
     bool training = false;
     bool accumulate = false;
-    View1<V> grads;
+    View1<V> grads;  ///< empty: statistics stay in the model
+    double momentum = 0.1;
   };
 
+  static Labels labels_of(Batch const& batch) {
+    return Labels(batch.targets.data(), batch.targets.extent(0));
+  }
   Norm make_norm(index_t channels) const;
   void run(Pass const& pass, Images const& images, ForwardObserver* observer);
   View1<V> run_block(Pass const& pass, std::size_t b, View1<V> const& in);

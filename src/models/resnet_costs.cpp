@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/resnet_costs.hpp"
 
+#include "models/resnet_plan.hpp"
 #include "models/resnet_tensors.hpp"
 
 namespace sdp {
@@ -26,6 +27,38 @@ SampleFlops resnet_sample_flops(ResnetConfig const& config, ParameterTable const
   }
   add(where.classifier, 1);
   return flops;
+}
+
+std::int64_t resnet_activation_bytes(ResnetConfig const& config, ParameterTable const& weights,
+                                     ParameterTable const& gradients, index_t max_batch,
+                                     std::size_t element_bytes) {
+  const ResnetPlan plan = resnet_plan(config, weights, gradients);
+  const ResnetSizes sizes = resnet_sizes(config, plan, max_batch);
+  // Kokkos rounds every allocation up to 8 bytes.
+  const auto bytes = [](index_t count, std::size_t size) {
+    return (count * static_cast<index_t>(size) + 7) / 8 * 8;
+  };
+  const auto values = [&](index_t count) { return bytes(count, element_bytes); };
+  const auto norm = [&](index_t channels) { return 4 * values(channels); };
+  const index_t work = element_bytes == sizeof(double)
+                           ? resnet_workspace<double>(config, plan, max_batch)
+                           : resnet_workspace<float>(config, plan, max_batch);
+  std::int64_t total = values(work) + 2 * values(sizes.stem)              // stem, stem_out
+                       + norm(config.width) + 2 * values(sizes.inner)     // inner_out, d_inner
+                       + 2 * values(sizes.features)                       // features, d_features
+                       + values(max_batch * config.num_classes)           // logits
+                       + 2 * values(2 * plan.max_channels)                // affine, d_affine
+                       + values(sizes.partials) + 2 * values(sizes.stem)  // d_stream
+                       + values(2 * plan.max_channels)                    // sums
+                       + bytes(plan.runs, sizeof(kernels::ColumnRun));
+  for (ResnetBlockPlan const& part : plan.blocks) {
+    const ResnetBlockSizes block = resnet_block_sizes(part, max_batch);
+    for (index_t size : {block.inner, block.branch, block.projected, block.out})
+      total += values(size);
+    if (part.has_branch) total += norm(part.inner) + norm(part.block.channels);
+    if (part.block.projects()) total += norm(part.block.channels);
+  }
+  return total;
 }
 
 }  // namespace sdp

@@ -3,6 +3,7 @@
 
 #include "base/memory_ledger.hpp"
 #include "config/names.hpp"
+#include "models/model_family.hpp"
 #include "train/plan.hpp"
 
 namespace sdp {
@@ -13,7 +14,7 @@ void account(World const& world, Config const& config, WorkerState<V>& state, do
   Arrangement const& arrangement = state.arrangement();
   const auto mine = static_cast<std::size_t>(world.worker());
   s.regime = to_string(config.sdp.regime);
-  s.parameters = state.subnetwork().weights.logical_size();
+  s.parameters = model_parameters(config.model);
   if (config.sdp.regime != Regime::none) {
     s.coverage = arrangement.mask.coverage();
     s.rho = arrangement.mask.rho;

@@ -4,7 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "config/names.hpp"
-#include "data/batch_reader.hpp"
+#include "data/batch_order.hpp"
+#include "train/describe_run.hpp"
 #include "train/inputs.hpp"
 #include "train/plan.hpp"
 #include "train/progress.hpp"
@@ -19,7 +20,8 @@ std::string dry_run(World const& launched, Config const& deck, bool json) {
   const DataSets data = open_data(world, deck, true);
   const Config config = set_up_run(world, deck).config;
   const BatchPlan plan = batch_plan(config, world.size(), world.rank());
-  world.collectively([&] { TrainReader(*data.train, config.run.seed, plan); });
+  world.collectively(
+      [&] { TrainOrder(config.run.seed, data.train->num_samples(), plan, "data.train"); });
   const StartPoint start = find_start(world, config, *data.train);
 
   const std::int64_t first_step = start.resume ? start.resume->info().header.state.step : 0;
@@ -37,7 +39,8 @@ std::string dry_run(World const& launched, Config const& deck, bool json) {
     document["global_batch"] = config.train.global_batch;
     document["micro_batch"] = config.train.micro_batch;
     document["accumulation"] = plan.accumulation();
-    document["train_tokens"] = data.train->num_tokens();
+    document[data.train->has_tokens() ? "train_tokens" : "train_images"] =
+        data.train->recorded_size();
     document["train_samples"] = data.train->num_samples();
     document["val_samples"] = data.val ? data.val->num_samples() : 0;
     document["epochs"] = epochs;
@@ -52,9 +55,7 @@ std::string dry_run(World const& launched, Config const& deck, bool json) {
                    ? fmt::format("{}, continuing after {}", config.train.steps, first_step)
                    : fmt::format("{}", config.train.steps));
   row("accumulation", fmt::format("{} micro-batches an update", plan.accumulation()));
-  row("training data", fmt::format("{} tokens in {} shards, {} samples, {:.2f} epochs",
-                                   short_count(static_cast<double>(data.train->num_tokens())),
-                                   data.train->num_shards(), data.train->num_samples(), epochs));
+  row("training data", fmt::format("{}, {:.2f} epochs", describe_data(*data.train), epochs));
   row("validation data",
       data.val ? fmt::format("{} samples", data.val->num_samples()) : std::string("none"));
   row("output", config.run.out_dir);

@@ -38,7 +38,7 @@ class Merged {
         m_reader(data, plan, eval_batches),
         m_micro_batch(plan.micro_batch),
         m_seq_len(data.seq_len()),
-        m_losses_of_samples(data.seq_len()),
+        m_losses_of_samples(data.seq_len(), m_reader.num_samples()),
         m_streamed(model.config, model.table, plan.micro_batch, data.seq_len()) {
     MemoryScope scope(MemoryCategory::data);
     m_inputs = View2<std::int32_t>("sdp::train::eval_inputs", m_micro_batch, m_seq_len);
@@ -104,7 +104,7 @@ class Merged {
     }
   }
 
-  EvalResult result() const { return m_losses_of_samples.mean(m_world, m_reader.num_samples()); }
+  EvalResult result() const { return m_losses_of_samples.mean(m_world); }
 
  private:
   using Tokens = typename Llama<V>::Tokens;
@@ -136,14 +136,14 @@ class Merged {
 
 template <class V>
 EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V>& delivery,
-                           MergedModel<V> const& model, View1<V> const& streams, TokenDataset& data,
-                           index_t global_batch, index_t micro_batch, index_t eval_batches,
-                           EvalCheck const& check) {
+                           MergedModel<V> const& model, View1<V> const& streams,
+                           EvalScope const& scope, EvalCheck const& check) {
   Region region("sdp::train::evaluate_merged");
   const auto merged = world.collectively([&] {
     return std::make_unique<Merged<V>>(
-        world, exec, model, data, BatchPlan{global_batch, micro_batch, world.size(), world.rank()},
-        eval_batches);
+        world, exec, model, scope.data.tokens(),
+        BatchPlan{scope.global_batch, scope.micro_batch, world.size(), world.rank()},
+        scope.eval_batches);
   });
   const index_t fit = static_cast<index_t>(streams.extent(0)) / merged->stream_size();
   const index_t wave = std::max<index_t>(1, world.min(std::min(fit, merged->steps())));
@@ -169,44 +169,11 @@ EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V
   return merged->result();
 }
 
-template <class V>
-double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& model,
-                         View1<V> const& weights, std::vector<int> const& subnetwork_of_worker,
-                         TokenDataset& data, index_t global_batch, index_t micro_batch,
-                         index_t eval_batches, EvalCheck const& check) {
-  Region region("sdp::train::evaluate_ensemble");
-  const auto me = subnetwork_of_worker.begin() + world.worker();
-  const auto sharers =
-      static_cast<int>(std::count(subnetwork_of_worker.begin(), subnetwork_of_worker.end(), *me));
-  const auto place = static_cast<int>(std::count(subnetwork_of_worker.begin(), me, *me));
-  EvalReader reader = world.collectively([&] {
-    return EvalReader(data, {global_batch, micro_batch, sharers, place}, eval_batches);
-  });
-  // Ranks that share with few others have more samples; all count the same number of steps.
-  const SampleLosses samples =
-      sample_losses(world, exec, model, weights, reader, world.max(reader.steps()), micro_batch,
-                    data.seq_len(), check);
-  // n_i / R times a rank's part of the mean of its subnetwork.
-  double total = 0;
-  for (double part : world.all_gather(samples.sum() * static_cast<double>(sharers))) total += part;
-  return total / static_cast<double>(world.size() * reader.num_samples() * data.seq_len());
-}
-
 template EvalResult evaluate_merged<float>(World const&, ExecSpace const&, Delivery<float>&,
                                            MergedModel<float> const&, View1<float> const&,
-                                           TokenDataset&, index_t, index_t, index_t,
-                                           EvalCheck const&);
+                                           EvalScope const&, EvalCheck const&);
 template EvalResult evaluate_merged<double>(World const&, ExecSpace const&, Delivery<double>&,
                                             MergedModel<double> const&, View1<double> const&,
-                                            TokenDataset&, index_t, index_t, index_t,
-                                            EvalCheck const&);
-template double evaluate_ensemble<float>(World const&, ExecSpace const&, Llama<float>&,
-                                         View1<float> const&, std::vector<int> const&,
-                                         TokenDataset&, index_t, index_t, index_t,
-                                         EvalCheck const&);
-template double evaluate_ensemble<double>(World const&, ExecSpace const&, Llama<double>&,
-                                          View1<double> const&, std::vector<int> const&,
-                                          TokenDataset&, index_t, index_t, index_t,
-                                          EvalCheck const&);
+                                            EvalScope const&, EvalCheck const&);
 
 }  // namespace sdp

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <vector>
-
 #include "comm/delivery.hpp"
 #include "comm/world.hpp"
 #include "data/batch_reader.hpp"
@@ -29,36 +27,15 @@ struct MergedModel {
 /// DataError on every rank.
 template <class V>
 EvalResult evaluate_merged(World const& world, ExecSpace const& exec, Delivery<V>& delivery,
-                           MergedModel<V> const& model, View1<V> const& streams, TokenDataset& data,
-                           index_t global_batch, index_t micro_batch, index_t eval_batches,
-                           EvalCheck const& check = {});
-
-/// Mean over the ranks of the losses of their subnetworks, each on all of the samples that
-/// evaluate() takes: sum over subnetworks i of n_i / R * loss_i. The n_i ranks of a subnetwork
-/// divide the samples. `model` is this rank's, with its output scales. Sums are formed in file
-/// order within a rank, then in rank order. Collective; a fault of the data is the same DataError
-/// on every rank.
-template <class V>
-double evaluate_ensemble(World const& world, ExecSpace const& exec, Llama<V>& model,
-                         View1<V> const& weights, std::vector<int> const& subnetwork_of_worker,
-                         TokenDataset& data, index_t global_batch, index_t micro_batch,
-                         index_t eval_batches, EvalCheck const& check = {});
+                           MergedModel<V> const& model, View1<V> const& streams,
+                           EvalScope const& scope, EvalCheck const& check = {});
 
 extern template EvalResult evaluate_merged<float>(World const&, ExecSpace const&, Delivery<float>&,
                                                   MergedModel<float> const&, View1<float> const&,
-                                                  TokenDataset&, index_t, index_t, index_t,
-                                                  EvalCheck const&);
+                                                  EvalScope const&, EvalCheck const&);
 extern template EvalResult evaluate_merged<double>(World const&, ExecSpace const&,
                                                    Delivery<double>&, MergedModel<double> const&,
-                                                   View1<double> const&, TokenDataset&, index_t,
-                                                   index_t, index_t, EvalCheck const&);
-extern template double evaluate_ensemble<float>(World const&, ExecSpace const&, Llama<float>&,
-                                                View1<float> const&, std::vector<int> const&,
-                                                TokenDataset&, index_t, index_t, index_t,
-                                                EvalCheck const&);
-extern template double evaluate_ensemble<double>(World const&, ExecSpace const&, Llama<double>&,
-                                                 View1<double> const&, std::vector<int> const&,
-                                                 TokenDataset&, index_t, index_t, index_t,
-                                                 EvalCheck const&);
+                                                   View1<double> const&, EvalScope const&,
+                                                   EvalCheck const&);
 
 }  // namespace sdp

@@ -12,8 +12,9 @@
 #include "base/error.hpp"
 #include "checkpoint/convert.hpp"
 #include "config/load.hpp"
+#include "config/names.hpp"
 #include "data/glob.hpp"
-#include "models/llama_tensors.hpp"
+#include "models/model_family.hpp"
 #include "train/run_folder.hpp"
 
 namespace sdp {
@@ -21,10 +22,6 @@ namespace sdp {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::vector<TensorSpec> tensors_of(ModelConfig const& model) {
-  return llama_tensors(model.llama);
-}
 
 /// By the first bytes, whatever the file is called.
 bool is_checkpoint(std::string const& path) {
@@ -37,13 +34,22 @@ bool is_checkpoint(std::string const& path) {
 }
 
 /// ConfigError that names the first key in which the model of a file differs from the deck's.
-void require_same_model(LlamaConfig const& found, LlamaConfig const& expected,
+void require_same_model(ModelConfig const& in_file, ModelConfig const& in_deck,
                         std::string const& path) {
-  const auto same = [&](auto in_file, auto in_deck, char const* key) {
-    if (in_file != in_deck)
+  const auto same = [&](auto const& file, auto const& deck, char const* key) {
+    if (file != deck)
       throw ConfigError(
-          fmt::format("model.{} is {} in the deck, but {} in \"{}\"", key, in_deck, in_file, path));
+          fmt::format("model.{} is {} in the deck, but {} in \"{}\"", key, deck, file, path));
   };
+  same(to_string(in_file.kind), to_string(in_deck.kind), "kind");
+  if (in_deck.kind == ModelKind::resnet18) {
+    ResnetConfig const &found = in_file.resnet, &expected = in_deck.resnet;
+    same(found.num_classes, expected.num_classes, "num_classes");
+    same(found.in_channels, expected.in_channels, "in_channels");
+    same(found.width, expected.width, "width");
+    return;
+  }
+  LlamaConfig const &found = in_file.llama, &expected = in_deck.llama;
   same(found.vocab_size, expected.vocab_size, "vocab_size");
   same(found.hidden_size, expected.hidden_size, "hidden_size");
   same(found.intermediate_size, expected.intermediate_size, "intermediate_size");
@@ -60,12 +66,12 @@ void require_same_model(LlamaConfig const& found, LlamaConfig const& expected,
 void check_weights(Config const& config) {
   std::string const& path = config.model.init_from;
   if (!is_checkpoint(path)) {
-    require_same_model(open_import(path, tensors_of).model.llama, config.model.llama, path);
+    require_same_model(open_import(path, model_tensors).model, config.model, path);
     return;
   }
   const CheckpointReader reader(path);
-  require_same_model(reader.info().header.model.llama, config.model.llama, path);
-  reader.check_tensors(tensors_of(config.model));
+  require_same_model(reader.info().header.model, config.model, path);
+  reader.check_tensors(model_tensors(config.model));
 }
 
 /// DataError where a checkpoint has no group that the optimizer of its own deck has filled.
@@ -84,10 +90,10 @@ void require_moments(CheckpointReader const& reader, OptimizerConfig const& opti
 /// Whether the run of the deck can continue from a checkpoint: DataError where that is damaged,
 /// ConfigError where it is of another model, another run or other data.
 void check_resumable(CheckpointReader const& reader, Config const& config,
-                     TokenDataset const& training_set) {
+                     DataSet const& training_set) {
   CheckpointInfo const& info = reader.info();
-  require_same_model(info.header.model.llama, config.model.llama, info.path);
-  reader.check_tensors(tensors_of(config.model));
+  require_same_model(info.header.model, config.model, info.path);
+  reader.check_tensors(model_tensors(config.model));
   if (!info.header.deck.empty()) {
     Launch launch;
     launch.training = false;
@@ -95,12 +101,13 @@ void check_resumable(CheckpointReader const& reader, Config const& config,
     require_same_run(started, config, info.path);
     require_moments(reader, started.optimizer);
   }
-  const std::int64_t tokens = info.header.state.data_tokens;
-  if (tokens > 0 && tokens != training_set.num_tokens())
+  const std::int64_t size = info.header.state.data_tokens;
+  if (size > 0 && size != training_set.recorded_size())
     throw ConfigError(
-        fmt::format("data.train has {} tokens now, but {} when the run in \"{}\" was "
+        fmt::format("data.train has {} {} now, but {} when the run in \"{}\" was "
                     "saved: the training data cannot change on resume",
-                    training_set.num_tokens(), tokens, info.path));
+                    training_set.recorded_size(), training_set.has_tokens() ? "tokens" : "images",
+                    size, info.path));
 }
 
 /// The texts that zero bytes end.
@@ -122,18 +129,32 @@ std::int64_t summary_steps(fs::path const& path) {
 
 DataSets open_data(World const& world, Config const& config, bool with_train) {
   return world.collectively([&] {
-    const auto open = [&](char const* key, std::vector<std::string> const& patterns) {
-      return std::make_unique<TokenDataset>(key, expand_globs(key, patterns), config.data.format,
-                                            config.train.seq_len, config.model.llama.vocab_size);
-    };
     DataSets sets;
-    if (with_train) sets.train = open("data.train", config.data.train);
-    if (!config.data.val.empty()) sets.val = open("data.val", config.data.val);
+    if (config.data.kind == DataKind::tokens) {
+      const auto open = [&](char const* key, std::vector<std::string> const& patterns) {
+        return std::make_unique<DataSet>(TokenDataset(key, expand_globs(key, patterns),
+                                                      config.data.format, config.train.seq_len,
+                                                      config.model.llama.vocab_size));
+      };
+      if (with_train) sets.train = open("data.train", config.data.train);
+      if (!config.data.val.empty()) sets.val = open("data.val", config.data.val);
+      return sets;
+    }
+    const auto open = [&](char const* key, std::vector<std::string> const& patterns) {
+      return ImageSet(key, config.data.kind, expand_globs(key, patterns),
+                      config.model.resnet.in_channels, config.model.resnet.num_classes);
+    };
+    // The training set says how images are normalised, also where it is not trained on.
+    ImageSet train = open("data.train", config.data.train);
+    const Normalization normalization = train.normalization();
+    if (!config.data.val.empty())
+      sets.val = std::make_unique<DataSet>(open("data.val", config.data.val), normalization);
+    sets.train = std::make_unique<DataSet>(std::move(train), normalization);
     return sets;
   });
 }
 
-StartPoint find_start(World const& world, Config const& config, TokenDataset const& training_set) {
+StartPoint find_start(World const& world, Config const& config, DataSet const& training_set) {
   const RunFolder folder(config.run.out_dir);
   std::string const& resume = config.checkpoint.resume;
   std::string list;  // of paths, each ended by a zero byte
@@ -173,23 +194,23 @@ StartPoint find_start(World const& world, Config const& config, TokenDataset con
 }
 
 template <class V>
-void load_weights(std::string const& path, LlamaConfig const& expected, ParameterTable const& table,
+void load_weights(std::string const& path, ModelConfig const& expected, ParameterTable const& table,
                   View1<V> const& weights) {
   if (is_checkpoint(path)) {
     const CheckpointReader reader(path);
-    require_same_model(reader.info().header.model.llama, expected, path);
+    require_same_model(reader.info().header.model, expected, path);
     reader.check_tensors(table.tensors());
     reader.read(k_group_model, table, weights);
     return;
   }
-  const ImportSource source = open_import(path, tensors_of);
-  require_same_model(source.model.llama, expected, path);
+  const ImportSource source = open_import(path, model_tensors);
+  require_same_model(source.model, expected, path);
   read_model(source.reader, table, weights);
 }
 
-template void load_weights<float>(std::string const&, LlamaConfig const&, ParameterTable const&,
+template void load_weights<float>(std::string const&, ModelConfig const&, ParameterTable const&,
                                   View1<float> const&);
-template void load_weights<double>(std::string const&, LlamaConfig const&, ParameterTable const&,
+template void load_weights<double>(std::string const&, ModelConfig const&, ParameterTable const&,
                                    View1<double> const&);
 
 }  // namespace sdp

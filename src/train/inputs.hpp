@@ -6,16 +6,16 @@
 
 #include "comm/world.hpp"
 #include "config/config.hpp"
-#include "data/token_dataset.hpp"
+#include "train/data_set.hpp"
 #include "train/resume.hpp"
 
 namespace sdp {
 
-/// The data sets of a deck, opened and with every header checked. `val` is absent where the deck
-/// names none.
+/// The data sets of a deck, opened and with every header checked; each stays where it is in memory.
+/// `val` is absent where the deck names none.
 struct DataSets {
-  std::unique_ptr<TokenDataset> train;
-  std::unique_ptr<TokenDataset> val;
+  std::unique_ptr<DataSet> train;
+  std::unique_ptr<DataSet> val;
 };
 
 /// Collective; ConfigError, the same on every rank.
@@ -32,17 +32,17 @@ struct StartPoint {
 /// against the deck. A checkpoint of the run's own that is damaged is passed over for an older one;
 /// DataError where none is left. Collective; errors are the same on every rank. Writes nothing. The
 /// configuration and the data must outlive the result.
-StartPoint find_start(World const& world, Config const& config, TokenDataset const& training_set);
+StartPoint find_start(World const& world, Config const& config, DataSet const& training_set);
 
-/// Reads weights into the flat buffer of a table from a checkpoint or from Hugging Face
-/// safetensors. Rank-local; ConfigError or DataError.
+/// Reads weights into the flat buffer of a table from a checkpoint or from safetensors. Rank-local;
+/// ConfigError or DataError.
 template <class V>
-void load_weights(std::string const& path, LlamaConfig const& expected, ParameterTable const& table,
+void load_weights(std::string const& path, ModelConfig const& expected, ParameterTable const& table,
                   View1<V> const& weights);
 
-extern template void load_weights<float>(std::string const&, LlamaConfig const&,
+extern template void load_weights<float>(std::string const&, ModelConfig const&,
                                          ParameterTable const&, View1<float> const&);
-extern template void load_weights<double>(std::string const&, LlamaConfig const&,
+extern template void load_weights<double>(std::string const&, ModelConfig const&,
                                           ParameterTable const&, View1<double> const&);
 
 }  // namespace sdp

@@ -59,30 +59,35 @@ bool MetricsLog::has_evaluation(std::int64_t step) const {
 }
 
 void MetricsLog::append(TrainRecord const& r) const {
-  append_line(Json{
-      {"event", "train"},
-      {"step", r.step},
-      {"loss", r.loss},
-      {"grad_norm", r.grad_norm},
-      {"lr", r.lr},
-      {"samples", r.samples},
-      {"tokens", r.tokens},
-      {"step_ms", r.step_ms},
-      {"forward_ms", r.forward_ms},
-      {"backward_ms", r.backward_ms},
-      {"exchange_ms", r.exchange_ms},
-      {"optimizer_ms", r.optimizer_ms},
-      {"tokens_per_s", r.tokens_per_s},
-      {"mfu", optional(r.mfu)},
-      {"sent_bytes", r.sent_bytes},
-      {"recv_bytes", r.recv_bytes},
-      {"mem_peak_bytes", r.mem_peak_bytes},
-      {"skipped",
-       r.skipped}}.dump());
+  Json line{{"event", "train"},
+            {"step", r.step},
+            {"loss", r.loss},
+            {"grad_norm", r.grad_norm},
+            {"lr", r.lr},
+            {"samples", r.samples},
+            {"tokens", r.tokens},
+            {"step_ms", r.step_ms},
+            {"forward_ms", r.forward_ms},
+            {"backward_ms", r.backward_ms},
+            {"exchange_ms", r.exchange_ms},
+            {"optimizer_ms", r.optimizer_ms}};
+  if (r.images_per_s)
+    line["images_per_s"] = *r.images_per_s;
+  else
+    line["tokens_per_s"] = optional(r.tokens_per_s);
+  line["mfu"] = optional(r.mfu);
+  line["sent_bytes"] = r.sent_bytes;
+  line["recv_bytes"] = r.recv_bytes;
+  line["mem_peak_bytes"] = r.mem_peak_bytes;
+  line["skipped"] = r.skipped;
+  append_line(line.dump());
 }
 
 void MetricsLog::append(EvalRecord const& r) const {
   Json line{{"event", "eval"}, {"step", r.step}, {"val_loss", r.val_loss}};
+  if (r.val_accuracy) line["val_accuracy"] = *r.val_accuracy;
+  if (r.val_accuracy_no_recalibration)
+    line["val_accuracy_no_recalibration"] = *r.val_accuracy_no_recalibration;
   if (r.ensemble_loss) line["ensemble_loss"] = *r.ensemble_loss;
   append_line(line.dump());
 }
@@ -110,10 +115,12 @@ std::string to_json(RunSummary const& s) {
               {"tokens", s.tokens},
               {"val_loss", optional(s.val_loss)},
               {"best_val_loss", optional(s.best_val_loss)},
+              {"val_accuracy", optional(s.val_accuracy)},
               {"ensemble_loss", optional(s.ensemble_loss)},
               {"wall_seconds", s.wall_seconds},
               {"step_ms", optional(s.step_ms)},
               {"tokens_per_s", optional(s.tokens_per_s)},
+              {"images_per_s", optional(s.images_per_s)},
               {"parameters", s.parameters},
               {"flops_per_rank", range(s.flops_per_rank)},
               {"memory", memory},

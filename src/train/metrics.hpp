@@ -26,7 +26,8 @@ struct TrainRecord {
   double backward_ms = 0;  ///< loss and head gradient included
   double exchange_ms = 0;  ///< blocked on messages
   double optimizer_ms = 0;
-  double tokens_per_s = 0;  ///< all ranks, since the last record
+  std::optional<double> tokens_per_s;  ///< all ranks, since the last record; or images
+  std::optional<double> images_per_s;
   std::optional<double> mfu;
   double sent_bytes = 0;  ///< of the update, mean over ranks
   double recv_bytes = 0;
@@ -37,6 +38,8 @@ struct TrainRecord {
 struct EvalRecord {
   std::int64_t step = 0;
   double val_loss = 0;
+  std::optional<double> val_accuracy;                   ///< of classifiers
+  std::optional<double> val_accuracy_no_recalibration;  ///< where batch norm was recalibrated
   std::optional<double> ensemble_loss;  ///< forward regime: mean over ranks of f at their masks
 };
 
@@ -75,10 +78,12 @@ struct RunSummary {
   std::int64_t tokens = 0;
   std::optional<double> val_loss;
   std::optional<double> best_val_loss;
+  std::optional<double> val_accuracy;
   std::optional<double> ensemble_loss;
   double wall_seconds = 0;
   std::optional<double> step_ms;       ///< median; absent when this start made no step
-  std::optional<double> tokens_per_s;  ///< all ranks, from the median
+  std::optional<double> tokens_per_s;  ///< all ranks, from the median; or images
+  std::optional<double> images_per_s;
   MinMeanMax flops_per_rank;
   std::string regime = "none";
   double coverage = 1.0;                    ///< C

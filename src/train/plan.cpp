@@ -4,8 +4,7 @@
 #include <algorithm>
 
 #include "comm/traffic.hpp"
-#include "models/llama_costs.hpp"
-#include "models/llama_tensors.hpp"
+#include "models/model_family.hpp"
 #include "subnet/balance.hpp"
 #include "subnet/design.hpp"
 #include "train/arrangement.hpp"
@@ -61,13 +60,11 @@ SubnetworkCost subnetwork_cost(Config const& config, ParameterTable const& weigh
   SubnetworkCost cost;
   cost.weights = static_cast<double>(weights.size());
   cost.gradients = static_cast<double>(gradients.size());
-  cost.activation_bytes = static_cast<double>(
-      llama_activation_bytes(config.model.llama, weights, gradients, config.train.micro_batch,
-                             config.train.seq_len, config.model.recompute,
-                             static_cast<std::size_t>(element_bytes(config.run.precision)))
-          .total());
+  cost.activation_bytes = static_cast<double>(model_activation_bytes(
+      config.model, weights, gradients, config.train.micro_batch, config.train.seq_len,
+      static_cast<std::size_t>(element_bytes(config.run.precision))));
   const SampleFlops flops =
-      llama_sample_flops(config.model.llama, weights, gradients, config.train.seq_len);
+      model_sample_flops(config.model, weights, gradients, config.train.seq_len);
   cost.flops = static_cast<double>(flops.total());
   if (config.model.recompute == Recompute::block) cost.flops += static_cast<double>(flops.forward);
   return cost;
@@ -261,8 +258,8 @@ Plan make_plan(Config const& config, int ranks, Machine const& machine, std::int
   plan.activations_imbalance = imbalance(activations);
   count_exchange(arrangement, setting, costs, plan);
 
-  const ParameterTable table(llama_tensors(config.model.llama));
-  plan.parameters = table.size();
+  const ParameterTable table(model_tensors(config.model));
+  plan.parameters = model_parameters(config.model);
   const SubnetworkCost dense = subnetwork_cost(config, table, table);
   const auto pieces = static_cast<double>(arrangement.buckets.size());
   const double part = 1.0 / ranks;

@@ -7,6 +7,7 @@
 #include "base/error.hpp"
 #include "config/names.hpp"
 #include "subnet/mask_json.hpp"
+#include "train/describe_run.hpp"
 #include "train/plan.hpp"
 #include "train/progress.hpp"
 #include "train/run_folder.hpp"
@@ -83,14 +84,16 @@ std::string plan_table(Config const& config, Plan const& plan) {
   const auto line = [&](char const* what, std::string const& value) {
     out += fmt::format("{:<18}{}\n", what, value);
   };
-  line("model",
-       fmt::format("LLaMA, {} parameters, {}", short_count(static_cast<double>(plan.parameters)),
-                   to_string(config.run.precision)));
+  line("model", fmt::format("{}, {} parameters, {}", model_title(config.model),
+                            short_count(static_cast<double>(plan.parameters)),
+                            to_string(config.run.precision)));
   line("ranks", fmt::format("{}, {} on a node; {}", plan.ranks,
                             std::min(plan.ranks, plan.ranks_per_node), plan.machine.name));
-  line("batch",
-       fmt::format("{} samples of {} tokens, {} at a time on a rank", config.train.global_batch,
-                   config.train.seq_len, config.train.micro_batch));
+  line("batch", fmt::format("{} {}, {} at a time on a rank", config.train.global_batch,
+                            config.model.kind == ModelKind::llama
+                                ? fmt::format("samples of {} tokens", config.train.seq_len)
+                                : std::string("images"),
+                            config.train.micro_batch));
   if (config.sdp.regime == Regime::none) {
     line("subnetworks", "none: every rank trains the whole model");
   } else {

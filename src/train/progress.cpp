@@ -29,6 +29,18 @@ bool has_launcher() {
   return false;
 }
 
+std::string rate(std::optional<double> tokens, std::optional<double> images) {
+  return images ? short_count(*images) + " images/s"
+                : short_count(tokens.value_or(0)) + " tokens/s";
+}
+
+std::string accuracy(EvalRecord const& r) {
+  std::string text = fmt::format("accuracy {:.2f} %", 100 * *r.val_accuracy);
+  if (r.val_accuracy_no_recalibration)
+    text += fmt::format(" ({:.2f} % before recalibration)", 100 * *r.val_accuracy_no_recalibration);
+  return text;
+}
+
 }  // namespace
 
 std::string short_count(double value) {
@@ -77,12 +89,12 @@ void Progress::line(TrainRecord const& r) {
   if (!m_active) return;
   clear_live();
   const auto width = fmt::formatted_size("{}", m_steps);
-  print(fmt::format(
-      "step {:>{}}/{}  loss {:.4f}  |g| {:.3f}  lr {:.2e}  {:>7.1f} ms/step  {:>7} tokens/s  "
-      "ETA {}{}\n",
-      r.step, width, m_steps, r.loss, r.grad_norm, r.lr, r.step_ms, short_count(r.tokens_per_s),
-      short_duration(remaining_seconds(r.step)),
-      r.skipped ? fmt::format("  skipped {}", r.skipped) : ""));
+  print(
+      fmt::format("step {:>{}}/{}  loss {:.4f}  |g| {:.3f}  lr {:.2e}  {:>7.1f} ms/step  {:>7}  "
+                  "ETA {}{}\n",
+                  r.step, width, m_steps, r.loss, r.grad_norm, r.lr, r.step_ms,
+                  rate(r.tokens_per_s, r.images_per_s), short_duration(remaining_seconds(r.step)),
+                  r.skipped ? fmt::format("  skipped {}", r.skipped) : ""));
 }
 
 void Progress::live(std::int64_t step) {
@@ -99,10 +111,11 @@ void Progress::live(std::int64_t step) {
 void Progress::evaluation(EvalRecord const& r, double seconds) {
   if (!m_active) return;
   clear_live();
-  print(fmt::format("step {}  validation loss {:.4f}  perplexity {:.2f}{}  ({})\n", r.step,
-                    r.val_loss, std::exp(r.val_loss),
-                    r.ensemble_loss ? fmt::format("  ensemble loss {:.4f}", *r.ensemble_loss) : "",
-                    short_duration(seconds)));
+  print(fmt::format(
+      "step {}  validation loss {:.4f}  {}{}  ({})\n", r.step, r.val_loss,
+      r.val_accuracy ? accuracy(r) : fmt::format("perplexity {:.2f}", std::exp(r.val_loss)),
+      r.ensemble_loss ? fmt::format("  ensemble loss {:.4f}", *r.ensemble_loss) : "",
+      short_duration(seconds)));
 }
 
 void Progress::note(std::string const& text) {
@@ -117,12 +130,17 @@ std::string closing_table(RunSummary const& s) {
     out += fmt::format("  {:<26}{}\n", what, value);
   };
   out += "run finished\n";
-  row("steps", fmt::format("{} ({} tokens{})", s.steps, short_count(static_cast<double>(s.tokens)),
+  const bool images = s.tokens == 0;
+  row("steps", fmt::format("{} ({} {}{})", s.steps,
+                           short_count(static_cast<double>(images ? s.samples : s.tokens)),
+                           images ? "images" : "tokens",
                            s.skipped ? fmt::format(", {} skipped", s.skipped) : ""));
   if (s.val_loss)
     row("validation loss",
-        fmt::format("{:.4f} (perplexity {:.2f}; best {:.4f})", *s.val_loss, std::exp(*s.val_loss),
+        fmt::format("{:.4f} ({}best {:.4f})", *s.val_loss,
+                    images ? "" : fmt::format("perplexity {:.2f}; ", std::exp(*s.val_loss)),
                     s.best_val_loss.value_or(*s.val_loss)));
+  if (s.val_accuracy) row("validation accuracy", fmt::format("{:.2f} %", 100 * *s.val_accuracy));
   if (s.ensemble_loss)
     row("ensemble loss", fmt::format("{:.4f} (mean over the masked models)", *s.ensemble_loss));
   const auto shares = [](MinMeanMax const& m) {
@@ -135,8 +153,8 @@ std::string closing_table(RunSummary const& s) {
     row("FLOPs per rank and step", shares(s.flop_share) + " of the dense model's");
   }
   if (s.step_ms)
-    row("step time", fmt::format("{:.1f} ms (median), {} tokens/s", *s.step_ms,
-                                 short_count(s.tokens_per_s.value_or(0))));
+    row("step time",
+        fmt::format("{:.1f} ms (median), {}", *s.step_ms, rate(s.tokens_per_s, s.images_per_s)));
   row("wall time", short_duration(s.wall_seconds));
   if (s.sent_bytes_measured)
     row("sent per step and rank",

@@ -125,6 +125,8 @@ void require_same_run(Config const& started, Config const& now, std::string cons
   same(a.rope_theta == b.rope_theta, "model.rope_theta");
   same(a.rms_norm_eps == b.rms_norm_eps, "model.rms_norm_eps");
   same(a.tie_embeddings == b.tie_embeddings, "model.tie_embeddings");
+  same(started.model.resnet == now.model.resnet, "model (num_classes, in_channels or width)");
+  same(started.data.augment == now.data.augment, "data.augment");
   same(started.run.seed == now.run.seed, "run.seed");
   same(started.run.precision == now.run.precision, "run.precision");
   same(started.data.kind == now.data.kind, "data.kind");

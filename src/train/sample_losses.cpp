@@ -20,10 +20,15 @@ void add_rows(HostView1<V> const& losses, index_t rows, index_t seq_len,
 }  // namespace
 
 void SampleLosses::add(HostView1<float> const& losses, index_t rows) {
-  add_rows(losses, rows, m_seq_len, m_samples);
+  add_rows(losses, rows, m_targets, m_samples);
 }
 void SampleLosses::add(HostView1<double> const& losses, index_t rows) {
-  add_rows(losses, rows, m_seq_len, m_samples);
+  add_rows(losses, rows, m_targets, m_samples);
+}
+
+void SampleLosses::add_correct(HostView1<std::int32_t> const& correct, index_t rows) {
+  m_correct = std::max<std::int64_t>(m_correct, 0);
+  for (index_t row = 0; row < rows; ++row) m_correct += correct(row);
 }
 
 double SampleLosses::sum() const {
@@ -32,9 +37,10 @@ double SampleLosses::sum() const {
   return sum;
 }
 
-EvalResult SampleLosses::mean(World const& world, index_t samples) const {
+EvalResult SampleLosses::mean(World const& world) const {
   // Sample sums meet in waves, so that memory does not grow with the validation set.
   constexpr index_t k_wave = 65536;
+  const index_t samples = m_num_samples;
   const index_t begin = samples * world.rank() / world.size();
   double total = 0;
   std::vector<double> wave;
@@ -49,8 +55,14 @@ EvalResult SampleLosses::mean(World const& world, index_t samples) const {
   }
   EvalResult result;
   result.samples = samples;
-  result.targets = samples * m_seq_len;
+  result.targets = samples * m_targets;
   result.val_loss = total / static_cast<double>(result.targets);
+  // A rank without samples does not know whether the model classifies.
+  if (world.any(m_correct >= 0)) {
+    std::vector<std::int64_t> correct{std::max<std::int64_t>(m_correct, 0)};
+    world.sum_in_place(correct);
+    result.accuracy = static_cast<double>(correct[0]) / static_cast<double>(samples);
+  }
   return result;
 }
 

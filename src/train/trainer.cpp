@@ -18,13 +18,16 @@
 #include "comm/delivery.hpp"
 #include "config/load.hpp"
 #include "config/names.hpp"
+#include "models/model_family.hpp"
 #include "optim/schedule.hpp"
 #include "subnet/mask_json.hpp"
 #include "train/accounting.hpp"
 #include "train/arrangement.hpp"
 #include "train/checkpoint_saver.hpp"
+#include "train/describe_run.hpp"
 #include "train/evaluate.hpp"
 #include "train/evaluate_merged.hpp"
+#include "train/evaluate_merged_resnet.hpp"
 #include "train/inputs.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
@@ -77,7 +80,7 @@ class Trainer {
         if (start.init_from.empty())
           m_worker->initialise(config.run.seed);
         else
-          load_weights(start.init_from, config.model.llama, m_worker->subnetwork().weights,
+          load_weights(start.init_from, config.model, m_worker->subnetwork().weights,
                        m_worker->weights());
       });
     m_replicas.emplace(world, m_worker->arrangement());
@@ -115,7 +118,7 @@ class Trainer {
       m_state.step += 1;
       m_state.samples += c.global_batch;
       m_flops += m_update_flops;
-      m_state.tokens += c.global_batch * c.seq_len;
+      m_state.tokens += tokens_of_update();
       const bool gives_up = count_skipped(result.skipped);
       if (gives_up) settle(times);
       if (m_config.sdp.hash_every > 0 && m_state.step % m_config.sdp.hash_every == 0)
@@ -237,27 +240,30 @@ class Trainer {
     progress.note(fmt::format("step {}  new mask", m_state.step));
   }
 
+  bool is_llama() const { return m_config.model.kind == ModelKind::llama; }
+  std::int64_t tokens_of_update() const {
+    return is_llama() ? m_config.train.global_batch * m_config.train.seq_len : 0;
+  }
+  /// Tokens or images.
+  double targets_of_update() const {
+    return static_cast<double>(is_llama() ? tokens_of_update() : m_config.train.global_batch);
+  }
+
   void announce(Progress& progress) {
-    LlamaConfig const& m = m_config.model.llama;
+    TrainConfig const& c = m_config.train;
     progress.note(fmt::format(
-        "{} on {} rank{}: LLaMA with {} parameters (V {}, D {}, L {}, H {}/{}, F {}), {}, batch "
-        "{} "
-        "x "
-        "{} tokens = {} x {} x {} accumulated",
+        "{} on {} rank{}: {} with {} parameters, {}, batch of {} {} = {} x {} x {} accumulated",
         m_config.run.name, m_world.size(), m_world.size() == 1 ? "" : "s",
-        short_count(static_cast<double>(m_worker->subnetwork().weights.logical_size())),
-        m.vocab_size, m.hidden_size, m.num_layers, m.num_heads, m.num_kv_heads, m.intermediate_size,
-        to_string(m_config.run.precision), m_config.train.global_batch, m_config.train.seq_len,
-        m_world.size(), m_config.train.micro_batch, m_step->plan().accumulation()));
+        model_title(m_config.model),
+        short_count(static_cast<double>(model_parameters(m_config.model))),
+        to_string(m_config.run.precision), c.global_batch,
+        is_llama() ? fmt::format("x {} tokens", c.seq_len) : std::string("images"), m_world.size(),
+        c.micro_batch, m_step->plan().accumulation()));
     progress.note(fmt::format(
-        "training data: {} tokens in {} shard{}, {:.2f} epochs in {} steps{}",
-        short_count(static_cast<double>(m_data.train->num_tokens())), m_data.train->num_shards(),
-        m_data.train->num_shards() == 1 ? "" : "s",
-        static_cast<double>(m_config.train.steps) *
-            static_cast<double>(m_config.train.global_batch) /
+        "training data: {}, {:.2f} epochs in {} steps{}", describe_data(*m_data.train),
+        static_cast<double>(c.steps) * static_cast<double>(c.global_batch) /
             static_cast<double>(m_data.train->num_samples()),
-        m_config.train.steps,
-        m_state.step > 0 ? fmt::format(" (continued after step {})", m_state.step) : ""));
+        c.steps, m_state.step > 0 ? fmt::format(" (continued after step {})", m_state.step) : ""));
     if (m_config.sdp.regime != Regime::none)
       progress.note(describe_subnetworks(m_config, m_worker->arrangement()));
     if (m_deck.train.match == Match::flops && m_config.train.steps != m_deck.train.steps)
@@ -303,8 +309,6 @@ class Trainer {
 
   void record(Progress& progress, StepTimes const& times, UpdateResult const& result,
               double elapsed_ms, std::int64_t steps) {
-    const double targets =
-        static_cast<double>(m_config.train.global_batch * m_config.train.seq_len);
     ExchangeStatistics const& traffic = m_worker->exchange().statistics();
     TrainRecord r;
     r.step = m_state.step;
@@ -319,7 +323,7 @@ class Trainer {
     r.backward_ms = m_world.max(times.backward);
     r.exchange_ms = m_world.max(times.exchange);
     r.optimizer_ms = m_world.max(times.optimizer);
-    r.tokens_per_s = targets / (r.step_ms * 1e-3);
+    (is_llama() ? r.tokens_per_s : r.images_per_s) = targets_of_update() / (r.step_ms * 1e-3);
     r.sent_bytes = m_world
                        .min_mean_max(static_cast<double>(traffic.gradient_sent_bytes +
                                                          traffic.weight_sent_bytes))
@@ -347,23 +351,25 @@ class Trainer {
     r.step = m_state.step;
     m_worker->exchange().finish_return();
     TrainConfig const& c = m_config.train;
+    const EvalScope scope{*m_data.val, c.global_batch, c.micro_batch, c.eval_batches};
     try {
       if (m_config.sdp.regime == Regime::forward) {
         r.ensemble_loss =
             evaluate_ensemble(m_world, m_exec, m_worker->model(), m_worker->weights(),
-                              m_worker->arrangement().subnetwork_of_worker, *m_data.val,
-                              c.global_batch, c.micro_batch, c.eval_batches, check);
-        r.val_loss = merged_loss(check);
+                              m_worker->arrangement().subnetwork_of_worker, scope, check);
+        evaluate_merged_model(scope, check, r);
       } else {
-        r.val_loss = evaluate(m_world, m_exec, m_worker->model(), m_worker->weights(), *m_data.val,
-                              c.global_batch, c.micro_batch, c.eval_batches, check)
-                         .val_loss;
+        const EvalResult result =
+            evaluate(m_world, m_exec, m_worker->model(), m_worker->weights(), scope, check);
+        r.val_loss = result.val_loss;
+        r.val_accuracy = result.accuracy;
       }
     } catch (Error const& error) {
       if (error.code() != ExitCode::stopped) throw;
       return false;
     }
     m_val_loss = r.val_loss;
+    m_val_accuracy = r.val_accuracy;
     m_ensemble_loss = r.ensemble_loss;
     if (std::isfinite(r.val_loss))
       m_state.best_val_loss = std::min(m_state.best_val_loss.value_or(r.val_loss), r.val_loss);
@@ -374,28 +380,34 @@ class Trainer {
     return true;
   }
 
-  /// Loss of the merged model, in the memory that activations and gradients have during an
-  /// update.
-  double merged_loss(EvalCheck const& check) {
+  /// The merged model, in the memory that activations and gradients have during an update.
+  void evaluate_merged_model(EvalScope const& scope, EvalCheck const& check, EvalRecord& r) {
     Arrangement const& a = m_worker->arrangement();
     Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
     const DeliverySource source = owned_source(a.layout, a.buckets, BufferLayout::weights);
-    const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
-                                m_worker->weights(), source};
     m_worker->release_model();
-    const EvalResult result =
-        evaluate_merged(m_world, m_exec, delivery, merged, m_worker->grads(), *m_data.val,
-                        m_config.train.global_batch, m_config.train.micro_batch,
-                        m_config.train.eval_batches, check);
+    if (is_llama()) {
+      const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
+                                  m_worker->weights(), source};
+      r.val_loss =
+          evaluate_merged(m_world, m_exec, delivery, merged, m_worker->grads(), scope, check)
+              .val_loss;
+    } else {
+      const RecalibratedResult result =
+          evaluate_merged_resnet(m_world, m_exec, delivery, m_config, source, m_worker->weights(),
+                                 *m_data.train, scope, check);
+      r.val_loss = result.after.val_loss;
+      r.val_accuracy = result.after.accuracy;
+      r.val_accuracy_no_recalibration = result.before.accuracy;
+    }
     m_worker->rebuild_model();
-    return result.val_loss;
   }
 
   void save(Progress& progress) {
     CheckpointHeader header;
     header.model = m_config.model;
     header.state = m_state;
-    header.state.data_tokens = m_data.train->num_tokens();
+    header.state.data_tokens = m_data.train->recorded_size();
     header.deck = to_toml(m_deck);
     header.mask = mask_text();
     m_worker->exchange().finish_return();
@@ -423,6 +435,7 @@ class Trainer {
     s.val_loss = m_val_loss;
     s.best_val_loss = m_state.best_val_loss;
     s.ensemble_loss = m_ensemble_loss;
+    s.val_accuracy = m_val_accuracy;
     s.wall_seconds = m_world.max(wall_seconds);
     s.skipped = m_state.skipped;
     s.checkpoints = list_checkpoints(m_folder.checkpoints().string());
@@ -430,8 +443,7 @@ class Trainer {
       auto middle = m_step_times.begin() + static_cast<std::ptrdiff_t>(m_step_times.size() / 2);
       std::nth_element(m_step_times.begin(), middle, m_step_times.end());
       s.step_ms = m_world.max(*middle);
-      s.tokens_per_s = static_cast<double>(m_config.train.global_batch * m_config.train.seq_len) /
-                       (*s.step_ms * 1e-3);
+      (is_llama() ? s.tokens_per_s : s.images_per_s) = targets_of_update() / (*s.step_ms * 1e-3);
     }
     account(m_world, m_config, *m_worker, m_flops, s);
     s.process_model_bytes =
@@ -466,6 +478,7 @@ class Trainer {
   double m_flops = 0;                // of this rank; those of earlier starts as with this mask
   std::vector<double> m_step_times;  // (updates) ms
   std::optional<double> m_val_loss;
+  std::optional<double> m_val_accuracy;
   std::optional<double> m_ensemble_loss;
   std::optional<double> m_sent_bytes;
 };

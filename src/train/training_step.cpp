@@ -54,18 +54,17 @@ class ArrivalObserver : public ForwardObserver {
 }  // namespace
 
 template <class V>
-TrainingStep<V>::TrainingStep(World const& world, Config const& config, TokenDataset& data)
-    : m_world(world), m_config(config), m_reader(world.collectively([&] {
-        return TrainReader(data, config.run.seed, batch_plan(config, world.size(), world.rank()));
-      })) {
-  const index_t b = config.train.micro_batch, t = config.train.seq_len;
+TrainingStep<V>::TrainingStep(World const& world, Config const& config, DataSet& data)
+    : m_world(world),
+      m_config(config),
+      m_batches(world.collectively([&] {
+        return TrainBatches<V>(data, config, batch_plan(config, world.size(), world.rank()));
+      })),
+      m_targets_per_sample(data.targets_per_sample()) {
+  const index_t targets = config.train.micro_batch * m_targets_per_sample;
   const MemoryScope scope(MemoryCategory::data);
-  m_inputs = View2<std::int32_t>("sdp::train::inputs", b, t);
-  m_targets = View2<std::int32_t>("sdp::train::targets", b, t);
-  m_losses = View1<typename Llama<V>::Accum>("sdp::train::losses", b * t);
-  m_host_inputs = Kokkos::create_mirror_view(m_inputs);
-  m_host_targets = Kokkos::create_mirror_view(m_targets);
-  m_loss_sum.emplace(b * t);
+  m_losses = View1<kernels::accum_t<V>>("sdp::train::losses", targets);
+  m_loss_sum.emplace(targets);
 }
 
 template <class V>
@@ -74,28 +73,26 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   Region region("sdp::train::step");
   StepTimes times;
   const Timer step;
-  const index_t accumulation = m_reader.plan().accumulation();
-  const index_t b = m_config.train.micro_batch, t = m_config.train.seq_len;
-  const double grad_scale = 1.0 / static_cast<double>(accumulation * b * t);
+  const index_t accumulation = m_batches.plan().accumulation();
+  const double grad_scale =
+      1.0 / static_cast<double>(accumulation * m_config.train.micro_batch * m_targets_per_sample);
   Exchange<V>& exchange = worker.exchange();
-  Llama<V>& model = worker.model();
+  Model<V>& model = worker.model();
   Optimizer<V>& optimizer = worker.optimizer();
   View1<V> const &weights = worker.weights(), &grads = worker.grads();
   m_loss_sum->reset(exec);
   ExchangeObserver<V> leaving(exec, exchange, *m_loss_sum, grads);
   ArrivalObserver<V> arriving(exchange);
-  const typename Llama<V>::Tokens inputs(m_inputs), targets(m_targets);
   for (index_t m = 0; m < accumulation; ++m) {
     const bool last = m + 1 == accumulation;
     heartbeat::phase("reading data");
     read(exchange, number, m);
     heartbeat::phase("forward and backward");
-    Kokkos::deep_copy(exec, m_inputs, m_host_inputs);
-    Kokkos::deep_copy(exec, m_targets, m_host_targets);
+    const ModelBatch<V> batch = m_batches.upload(exec);
     Timer phase;
     // The weights of the last update may still be arriving.
     const double before = exchange.statistics().blocked_ms;
-    model.forward(exec, weights, inputs, m == 0 ? &arriving : nullptr);
+    model.forward(exec, weights, batch, m > 0, grads, m == 0 ? &arriving : nullptr);
     if (m == 0) exchange.finish_return();
     const double blocked = exchange.statistics().blocked_ms - before;
     times.exchange += blocked;
@@ -103,10 +100,10 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
     if (last) exchange.begin(grads);
     times.forward += phase.milliseconds() - blocked;
     phase.reset();
-    model.loss_backward(exec, weights, targets, grad_scale, m > 0, grads, m_losses,
+    model.loss_backward(exec, weights, batch, grad_scale, m > 0, grads, m_losses,
                         m_config.train.label_smoothing);
     m_loss_sum->add(exec, m_losses);
-    model.backward(exec, weights, inputs, m > 0, grads, last ? &leaving : nullptr);
+    model.backward(exec, weights, batch, m > 0, grads, last ? &leaving : nullptr);
     times.backward += phase.milliseconds();
   }
   heartbeat::phase("exchange");
@@ -131,8 +128,7 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
 template <class V>
 void TrainingStep<V>::read(Exchange<V>& exchange, std::int64_t number, index_t micro_batch) {
   try {
-    m_world.collectively(
-        [&] { m_reader.read(number, micro_batch, m_host_inputs.data(), m_host_targets.data()); });
+    m_world.collectively([&] { m_batches.read(number, micro_batch); });
   } catch (Error const&) {
     exchange.finish_return();
     throw;
@@ -154,7 +150,7 @@ template <class V>
 double TrainingStep<V>::loss(ExecSpace const& exec) const {
   double loss = 0;
   for (double part : m_world.all_gather(m_loss_sum->value(exec))) loss += part;
-  return loss / static_cast<double>(m_config.train.global_batch * m_config.train.seq_len);
+  return loss / static_cast<double>(m_config.train.global_batch * m_targets_per_sample);
 }
 
 template class TrainingStep<float>;

@@ -8,9 +8,8 @@
 #include "base/types.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
-#include "data/batch_reader.hpp"
 #include "kernels/core/compat.hpp"
-#include "models/llama.hpp"
+#include "train/batches.hpp"
 #include "train/loss_sum.hpp"
 #include "train/worker_state.hpp"
 
@@ -28,9 +27,9 @@ template <class V>
 class TrainingStep {
  public:
   /// Collective. The world, the configuration and the data must outlive the step.
-  TrainingStep(World const& world, Config const& config, TokenDataset& data);
+  TrainingStep(World const& world, Config const& config, DataSet& data);
 
-  BatchPlan const& plan() const { return m_reader.plan(); }
+  BatchPlan const& plan() const { return m_batches.plan(); }
 
   /// Update number `step` (from 0). Collective. When it returns the update is complete but for the
   /// new weights of other owners, which may still be arriving (Exchange::finish_return).
@@ -46,12 +45,9 @@ class TrainingStep {
 
   World const& m_world;
   Config const& m_config;
-  TrainReader m_reader;
-  View2<std::int32_t> m_inputs;                                // (B,T)
-  View2<std::int32_t> m_targets;                               // (B,T)
-  kernels::host_mirror_t<View2<std::int32_t>> m_host_inputs;   // (B,T)
-  kernels::host_mirror_t<View2<std::int32_t>> m_host_targets;  // (B,T)
-  View1<typename Llama<V>::Accum> m_losses;                    // (B*T)
+  TrainBatches<V> m_batches;
+  index_t m_targets_per_sample;
+  View1<kernels::accum_t<V>> m_losses;  // (targets of a micro-batch)
   std::optional<LossSum> m_loss_sum;
   std::vector<std::int64_t> m_norm_digits;  // (kernels::k_exact_size)
 };

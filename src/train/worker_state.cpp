@@ -89,8 +89,8 @@ UpdateScope WorkerState<V>::update_scope(ExchangeSchedule const& schedule) const
 
 template <class V>
 void WorkerState<V>::build_model() {
-  m_model.emplace(m_config.model.llama, m_subnetwork, m_config.train.micro_batch,
-                  m_config.train.seq_len, m_config.model.recompute, true);
+  m_model = make_model<V>(m_config.model, m_subnetwork, m_config.train.micro_batch,
+                          m_config.train.seq_len, true);
 }
 
 template <class V>

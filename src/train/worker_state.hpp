@@ -11,7 +11,7 @@
 #include "comm/exchange.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
-#include "models/llama.hpp"
+#include "models/model.hpp"
 #include "optim/optimizer.hpp"
 #include "train/arrangement.hpp"
 
@@ -32,7 +32,7 @@ class WorkerState {
   View1<V> const& weights() const { return m_weights; }  ///< as subnetwork().weights says
   View1<V> const& grads() const { return m_grads; }      ///< as subnetwork().gradients says
   Optimizer<V>& optimizer() { return *m_optimizer; }
-  Llama<V>& model() { return *m_model; }
+  Model<V>& model() { return *m_model; }
   Exchange<V>& exchange() { return *m_exchange; }
   bool sharded() const { return m_arrangement.gradient_return == GradientReturn::none; }
 
@@ -76,7 +76,7 @@ class WorkerState {
   View1<V> m_weights;
   View1<V> m_grads;
   std::optional<Optimizer<V>> m_optimizer;
-  std::optional<Llama<V>> m_model;
+  std::unique_ptr<Model<V>> m_model;
   std::unique_ptr<Exchange<V>> m_exchange;
 };
 

@@ -389,7 +389,7 @@ TEST(Resnet, MicroBatchesAddUpAndStatisticsGoOn) {
   }
 }
 
-TEST(Resnet, ScalesMultiplyWhatBlocksAddInTrainingOnly) {
+TEST(Resnet, ScalesMultiplyWhatBlocksAdd) {
   const ResnetConfig config = narrow();
   const ParameterTable whole(resnet_tensors(config));
   const auto where = resnet_tensor_indices(config);
@@ -411,14 +411,13 @@ TEST(Resnet, ScalesMultiplyWhatBlocksAddInTrainingOnly) {
       for (index_t i = 0; i < whole.held_size(tensor); ++i)
         expected[whole.offset(tensor) + i] *= scales[b];
   expect_same_tensors(whole, scaled.gradients(), expected, 1e-11);
-  Worker<double> plain(config, {whole, whole, {}}, 3, all);
   const auto inference_loss = [](Worker<double>& worker) {
     worker.model.forward(worker.exec, worker.weights, worker.images);
     worker.model.loss(worker.exec, worker.weights, worker.labels, worker.losses);
     worker.exec.fence();
     return worker.loss();
   };
-  EXPECT_EQ(inference_loss(scaled), inference_loss(plain));
+  EXPECT_NEAR(inference_loss(scaled), inference_loss(dense), 1e-12 * inference_loss(dense));
 }
 
 /// Every report covers gradients that are what they will be, and the last covers all.

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/model.hpp"
+
+#include "models/llama.hpp"
+#include "models/resnet.hpp"
+
+namespace sdp {
+
+template <class V>
+std::unique_ptr<Model<V>> make_model(ModelConfig const& config, ModelSubnetwork const& subnetwork,
+                                     index_t max_batch, index_t max_seq_len, bool with_backward) {
+  if (config.kind == ModelKind::llama)
+    return std::make_unique<Llama<V>>(config.llama, subnetwork, max_batch, max_seq_len,
+                                      config.recompute, with_backward);
+  return std::make_unique<Resnet<V>>(config.resnet, subnetwork, max_batch, with_backward);
+}
+
+template std::unique_ptr<Model<float>> make_model<float>(ModelConfig const&, ModelSubnetwork const&,
+                                                         index_t, index_t, bool);
+template std::unique_ptr<Model<double>> make_model<double>(ModelConfig const&,
+                                                           ModelSubnetwork const&, index_t, index_t,
+                                                           bool);
+
+}  // namespace sdp

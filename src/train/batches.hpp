@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "data/batch_reader.hpp"
+#include "data/image_reader.hpp"
+#include "kernels/core/compat.hpp"
+#include "models/model.hpp"
+#include "train/data_set.hpp"
+
+namespace sdp {
+
+/// Room for one micro-batch of tokens or images, on the host and on the device.
+template <class V>
+class BatchBuffers {
+ public:
+  /// For `rows` samples of such data.
+  BatchBuffers(DataSet const& data, index_t rows);
+
+  std::int32_t* tokens() { return m_host_tokens.data(); }    ///< (rows,T)
+  std::uint8_t* images() { return m_host_bytes.data(); }     ///< (rows,C,S,S)
+  std::int32_t* targets() { return m_host_targets.data(); }  ///< (rows,T) or (rows,1)
+
+  /// Copies the first `rows` samples to the device, images normalised on the way; valid until the
+  /// next call. Only queues work: the host side may be filled again once `exec` has been fenced.
+  ModelBatch<V> upload(ExecSpace const& exec, index_t rows);
+
+ private:
+  template <class T>
+  using HostMirror = kernels::host_mirror_t<T>;
+
+  View2<std::int32_t> m_tokens, m_targets;
+  View4<std::uint8_t> m_bytes;
+  View4<V> m_images;
+  View1<kernels::accum_t<V>> m_mean, m_deviation;  // (C)
+  HostMirror<View2<std::int32_t>> m_host_tokens, m_host_targets;
+  HostMirror<View4<std::uint8_t>> m_host_bytes;
+};
+
+/// Micro-batches for training, in the order of TrainOrder.
+template <class V>
+class TrainBatches {
+ public:
+  /// `data` outlives it. ConfigError as TrainOrder.
+  TrainBatches(DataSet& data, Config const& config, BatchPlan const& plan);
+
+  BatchPlan const& plan() const { return m_plan; }
+  /// Reads micro-step `micro_step` of update `update`, both from 0. Rank-local; DataError.
+  void read(index_t update, index_t micro_step);
+  ModelBatch<V> upload(ExecSpace const& exec) { return m_buffers.upload(exec, m_plan.micro_batch); }
+
+ private:
+  BatchPlan m_plan;
+  std::optional<TrainReader> m_tokens;
+  std::optional<ImageTrainReader> m_images;
+  BatchBuffers<V> m_buffers;
+};
+
+/// Micro-batches for evaluation, in the order of EvalOrder.
+template <class V>
+class EvalBatches {
+ public:
+  /// `data` outlives it; eval_batches 0: all of it.
+  EvalBatches(DataSet& data, BatchPlan const& plan, index_t eval_batches);
+
+  index_t num_samples() const;  ///< over all ranks
+  index_t steps() const;        ///< the same on every rank
+  /// Reads micro-step `step` and says how many samples it has on this rank. Rank-local; DataError.
+  index_t read(index_t step);
+  ModelBatch<V> upload(ExecSpace const& exec, index_t rows) { return m_buffers.upload(exec, rows); }
+
+ private:
+  std::optional<EvalReader> m_tokens;
+  std::optional<ImageEvalReader> m_images;
+  BatchBuffers<V> m_buffers;
+};
+
+extern template class BatchBuffers<float>;
+extern template class BatchBuffers<double>;
+extern template class TrainBatches<float>;
+extern template class TrainBatches<double>;
+extern template class EvalBatches<float>;
+extern template class EvalBatches<double>;
+
+}  // namespace sdp
