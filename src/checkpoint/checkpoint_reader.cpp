@@ -126,7 +126,7 @@ CheckpointReader::CheckpointReader(std::string const& path) : m_impl(std::make_u
     tensor.elements = dataset.elements;
     tensor.transposed = h5::has_attribute(dataset.id, "transposed", path + ": /model/" + name) &&
                         h5::read_integer(dataset.id, "transposed", path + ": /model/" + name) != 0;
-    if (tensor.transposed && tensor.shape.size() != 2)
+    if (tensor.transposed && tensor.shape.size() < 2)
       throw DataError(path + ": dataset /model/" + name + " is marked transposed but has " +
                       std::to_string(tensor.shape.size()) + " axes");
     m_info.parameters += tensor.elements;

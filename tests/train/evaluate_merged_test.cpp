@@ -51,29 +51,26 @@ class EvaluateMerged : public test::RunFixture {
   ParameterTable const& my_table() const {
     return m_layout.gradients[m_layout.table_of_worker[m_world.rank()]];
   }
-  TokenDataset validation() const {
-    return TokenDataset("data.val", {(m_folder / "val.bin").string()}, TokenFormat::automatic,
-                        k_seq_len, k_vocab);
-  }
+  DataSet validation() const { return tokens("val.bin", k_seq_len); }
 
   EvalResult merged(index_t stream_elements, index_t micro_batch, index_t eval_batches) {
     const auto source = owned_source(m_layout, m_buckets, BufferLayout::weights);
     const auto weights = initial<double>(m_exec, my_table(), 7);
     Delivery<double> delivery(m_world);
-    TokenDataset data = validation();
+    DataSet data = validation();
     const View1<double> streams("streams", stream_elements);
     Kokkos::deep_copy(streams, std::nan(""));
     return evaluate_merged(m_world, m_exec, delivery,
                            MergedModel<double>{m_config, my_table(), weights, source}, streams,
-                           data, 8, micro_batch, eval_batches);
+                           {data, 8, micro_batch, eval_batches});
   }
 
   EvalResult dense(index_t micro_batch, index_t eval_batches) {
     const ParameterTable table(llama_tensors(m_config));
     const auto weights = initial<double>(m_exec, table, 7);
     Llama<double> model(m_config, table, micro_batch, k_seq_len, Recompute::none, false);
-    TokenDataset data = validation();
-    return evaluate(m_world, m_exec, model, weights, data, 8, micro_batch, eval_batches);
+    DataSet data = validation();
+    return evaluate<double>(m_world, m_exec, model, weights, {data, 8, micro_batch, eval_batches});
   }
 
   LlamaConfig m_config;
@@ -133,19 +130,19 @@ TEST_F(EvaluateMerged, EnsembleLossWeighsSubnetworksByTheirRanks) {
       const ModelSubnetwork subnetwork{m_layout.gradients[s], m_layout.gradients[s], m_scales};
       Llama<double> model(m_config, subnetwork, 2, k_seq_len, Recompute::none, false);
       const auto weights = initial<double>(m_exec, subnetwork.weights, 7);
-      TokenDataset data = validation();
+      DataSet data = validation();
       const auto ranks =
           std::count(m_layout.table_of_worker.begin(), m_layout.table_of_worker.end(), s);
       expected += static_cast<double>(ranks) / m_world.size() *
-                  evaluate(m_self, m_exec, model, weights, data, 8, 2, 0).val_loss;
+                  evaluate<double>(m_self, m_exec, model, weights, {data, 8, 2, 0}).val_loss;
     }
     const ModelSubnetwork mine{my_table(), my_table(), m_scales};
     Llama<double> model(m_config, mine, micro_batch, k_seq_len, Recompute::none, false);
     const auto weights = initial<double>(m_exec, my_table(), 7);
-    TokenDataset data = validation();
+    DataSet data = validation();
     const auto ensemble = [&] {
-      return evaluate_ensemble(m_world, m_exec, model, weights, m_layout.table_of_worker, data, 8,
-                               micro_batch, 0);
+      return evaluate_ensemble<double>(m_world, m_exec, model, weights, m_layout.table_of_worker,
+                                       {data, 8, micro_batch, 0});
     };
     const double result = ensemble();
     EXPECT_NEAR(result, expected, 1e-13 * expected);
@@ -157,7 +154,7 @@ TEST_F(EvaluateMerged, EnsembleLossWeighsSubnetworksByTheirRanks) {
 }
 
 TEST_F(EvaluateMerged, AFaultOfTheDataIsTheSameErrorEverywhere) {
-  TokenDataset data = validation();
+  DataSet data = validation();
   m_world.barrier();
   // Only the last rank reads what is cut off.
   if (m_world.is_root()) std::filesystem::resize_file(m_folder / "val.bin", 1024 + 2 * 650);
@@ -165,14 +162,14 @@ TEST_F(EvaluateMerged, AFaultOfTheDataIsTheSameErrorEverywhere) {
   const auto source = owned_source(m_layout, m_buckets, BufferLayout::weights);
   const auto weights = initial<double>(m_exec, my_table(), 7);
   Delivery<double> delivery(m_world);
-  EXPECT_THROW(evaluate_merged(m_world, m_exec, delivery,
-                               MergedModel<double>{m_config, my_table(), weights, source},
-                               View1<double>("streams", 0), data, 8, 2, 0),
+  EXPECT_THROW(evaluate_merged<double>(m_world, m_exec, delivery,
+                                       MergedModel<double>{m_config, my_table(), weights, source},
+                                       View1<double>("streams", 0), {data, 8, 2, 0}),
                DataError);
   Llama<double> model(m_config, my_table(), 2, k_seq_len, Recompute::none, false);
-  EXPECT_THROW(
-      evaluate_ensemble(m_world, m_exec, model, weights, m_layout.table_of_worker, data, 8, 2, 0),
-      DataError);
+  EXPECT_THROW(evaluate_ensemble<double>(m_world, m_exec, model, weights, m_layout.table_of_worker,
+                                         {data, 8, 2, 0}),
+               DataError);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/evaluate.hpp"
 
+#include "models/llama.hpp"
 #include "tests/train/run_fixture.hpp"
 
 namespace sdp {
@@ -14,9 +15,8 @@ class Evaluate : public test::RunFixture {
     const ExecSpace exec;
     const auto weights = initial<double>(exec, table, 7);
     Llama<double> model(config.model.llama, table, micro_batch, 9, Recompute::none, false);
-    TokenDataset data("data.val", {(m_folder / "val.bin").string()}, TokenFormat::automatic, 9,
-                      k_vocab);
-    return evaluate(world, exec, model, weights, data, 8, micro_batch, eval_batches);
+    DataSet data = tokens("val.bin", 9);
+    return evaluate<double>(world, exec, model, weights, {data, 8, micro_batch, eval_batches});
   }
 };
 

@@ -35,7 +35,7 @@ TEST_F(Metrics, RewindDropsLaterLinesAndACutOne) {
     TrainRecord record;
     record.step = step;
     log.append(record);
-    log.append(EvalRecord{step, 1.0, {}});
+    log.append(EvalRecord{step, 1.0, {}, {}, {}});
   }
   std::ofstream(path, std::ios::app) << R"({"event":"train","step":3,"lo)";
   log.rewind(4);
@@ -61,7 +61,7 @@ TEST_F(Metrics, ValuesThatAreNotFiniteBecomeNull) {
 TEST_F(Metrics, AFullDiskIsAnError) {
   const MetricsLog log("/dev/full");
   try {
-    log.append(EvalRecord{1, 2.0, 2.5});
+    log.append(EvalRecord{1, 2.0, {}, {}, 2.5});
     FAIL() << "no error";
   } catch (Error const& error) {
     EXPECT_EQ(error.code(), ExitCode::data);

@@ -16,7 +16,8 @@
 #include "checkpoint/checkpoint.hpp"
 #include "comm/world.hpp"
 #include "config/load.hpp"
-#include "models/llama_tensors.hpp"
+#include "models/model_family.hpp"
+#include "train/data_set.hpp"
 #include "train/trainer.hpp"
 #include "train/training_state.hpp"
 
@@ -66,6 +67,11 @@ class RunFixture : public ::testing::Test {
     file.write(reinterpret_cast<char const*>(tokens.data()), 2 * count);
   }
 
+  DataSet tokens(std::string const& name, index_t seq_len) const {
+    return DataSet(TokenDataset("data.val", {(m_folder / name).string()}, TokenFormat::automatic,
+                                seq_len, k_vocab));
+  }
+
   /// A run of 12 updates in the folder `out`; overrides as on the command line.
   Config deck(World const& world, std::string const& out,
               std::vector<std::string> const& overrides = {}) const {
@@ -108,7 +114,7 @@ warmup_steps = 4
   std::vector<double> weights(std::filesystem::path const& checkpoint) const {
     const CheckpointReader reader(checkpoint.string());
     std::vector<double> all;
-    for (TensorSpec const& tensor : llama_tensors(reader.info().header.model.llama)) {
+    for (TensorSpec const& tensor : model_tensors(reader.info().header.model)) {
       std::vector<double> part(static_cast<std::size_t>(tensor.size()));
       reader.read_elements(k_group_model, tensor.name, 0, tensor.size(), part.data());
       all.insert(all.end(), part.begin(), part.end());

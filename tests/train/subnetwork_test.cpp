@@ -305,9 +305,8 @@ TEST_F(Subnetworks, ValidationIsOfTheMergedModel) {
     View1<double> weights("weights", table.size());
     CheckpointReader(last(name).string()).read(k_group_model, table, weights);
     Llama<double> model(config.model.llama, table, 1, 9, Recompute::none, false);
-    TokenDataset data("data.val", {(m_folder / "val.bin").string()}, TokenFormat::automatic, 9,
-                      k_vocab);
-    const EvalResult alone = evaluate(m_self, ExecSpace(), model, weights, data, 8, 1, 5);
+    DataSet data = tokens("val.bin", 9);
+    const EvalResult alone = evaluate<double>(m_self, ExecSpace(), model, weights, {data, 8, 1, 5});
     const double val_loss = evaluation["val_loss"];
     EXPECT_NEAR(val_loss, alone.val_loss, 1e-13 * alone.val_loss);
     if (variant.regime == std::string("forward") && ranks() > 1) {
