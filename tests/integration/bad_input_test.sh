@@ -3,21 +3,22 @@
 # Bad input, from the outside: for each fault the exit code, one sentence on standard error with the
 # words that matter, no file touched, no hang.
 #
-#   bad_input_test.sh SDP RANKS LAUNCHER...
+#   bad_input_test.sh SDP DAMAGE RANKS LAUNCHER...
 #
-# SDP is the program; RANKS is 1 (started without a launcher) or more (LAUNCHER... SDP ...).
-# BAD_INPUT_ONLY=text runs the cases whose name contains the text. Needs nothing but a shell and the
-# core utilities; every input is made here.
+# SDP is the program, DAMAGE the one that damages checkpoints; RANKS is 1 (started without a
+# launcher) or more (LAUNCHER... SDP ...). BAD_INPUT_ONLY=text runs the cases whose name contains the
+# text. Needs nothing but a shell and the core utilities; every input is made here.
 set -u
 export LC_ALL=C
 
-if (($# < 2)); then
-  echo "usage: bad_input_test.sh SDP RANKS LAUNCHER..." >&2
+if (($# < 3)); then
+  echo "usage: bad_input_test.sh SDP DAMAGE RANKS LAUNCHER..." >&2
   exit 2
 fi
 sdp=$(realpath -- "$1") || exit 2
-ranks=$2
-shift 2
+damage=$(realpath -- "$2") || exit 2
+ranks=$3
+shift 3
 launch=()
 if ((ranks > 1)); then
   launch=("$@")
@@ -40,6 +41,7 @@ source "$here/bad_input_files.sh"
 source "$here/bad_input_check.sh"
 make_inputs
 source "$here/bad_input_cases.sh"
+source "$here/damaged_checkpoint_cases.sh"
 
 echo "$passed passed, $failed failed, $unchecked not checked on $ranks rank(s)"
 ((failed == 0 && passed > 0))
