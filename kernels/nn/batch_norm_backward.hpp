@@ -147,18 +147,12 @@ void accumulate_channels(Exec const& exec, Runs const& runs, Sums const& sums, i
         const index_t all = channels;
         auto const* from = sums.data() + row * all;
         auto* gradient = to.data();
-        const auto add = [=](index_t source, index_t target, index_t count) {
+        for_each_run(runs, all, [=](index_t first, index_t target, index_t count) {
           row_for(team, count, [=](index_t j) {
             gradient[target + j] = static_cast<value_t<DW>>(static_cast<A>(gradient[target + j]) +
-                                                            static_cast<A>(from[source + j]));
+                                                            static_cast<A>(from[first + j]));
           });
-        };
-        if constexpr (std::is_same_v<Runs, AllChannels>) {
-          add(0, 0, all);
-        } else {
-          const auto count = static_cast<index_t>(runs.extent(0));
-          for (index_t r = 0; r < count; ++r) add(runs(r).from, runs(r).to, runs(r).count);
-        }
+        });
       });
 }
 }  // namespace Details

@@ -19,6 +19,17 @@ struct AllChannels {};
 template <class R>
 concept ChannelRuns = std::is_same_v<R, AllChannels> || RowMajor<R, 1>;
 
+/// f(first channel, first row, channels) for every run in order; one run of `channels` for all.
+template <ChannelRuns Runs, class F>
+KOKKOS_INLINE_FUNCTION void for_each_run(Runs const& runs, index_t channels, F const& f) {
+  if constexpr (std::is_same_v<Runs, AllChannels>) {
+    f(index_t(0), index_t(0), channels);
+  } else {
+    const auto count = static_cast<index_t>(runs.extent(0));
+    for (index_t r = 0; r < count; ++r) f(runs(r).from, runs(r).to, runs(r).count);
+  }
+}
+
 /// x of (N,H,W,C) as a matrix of pixels and channels, (N*H*W, C): the same memory.
 template <RowMajor<4> X>
 auto pixel_rows(X const& x) {

@@ -89,17 +89,11 @@ inline TapGrid backward_grid(ConvolutionShape const& s, int row, int col) {
 template <class Team, class Runs, class T>
 KOKKOS_INLINE_FUNCTION void copy_channels(Team const& team, Runs const& runs, index_t channels,
                                           T const* from, T* to) {
-  if constexpr (std::is_same_v<Runs, AllChannels>) {
-    row_for(team, channels, [=](index_t c) { to[c] = from[c]; });
-  } else {
-    const auto count = static_cast<index_t>(runs.extent(0));
-    for (index_t r = 0; r < count; ++r) {
-      const ColumnRun run = runs(r);
-      T const* source = from + run.from;
-      T* target = to + run.to;
-      row_for(team, run.count, [=](index_t c) { target[c] = source[c]; });
-    }
-  }
+  for_each_run(runs, channels, [=](index_t first, index_t row, index_t count) {
+    T const* source = from + first;
+    T* target = to + row;
+    row_for(team, count, [=](index_t c) { target[c] = source[c]; });
+  });
 }
 
 /// block(b, t * channels + c) = the pixel of tap t and chosen channel c, zero outside of the image,

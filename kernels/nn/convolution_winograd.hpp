@@ -62,7 +62,7 @@ KOKKOS_FORCEINLINE_FUNCTION void store_lanes(Lanes<A, N> const& lanes, A* to, Co
 template <int N, class Team, class Runs, class F>
 KOKKOS_INLINE_FUNCTION void for_lane_groups(Team const& team, Runs const& runs, index_t channels,
                                             F const& f) {
-  const auto run_groups = [&](index_t source, index_t target, index_t count) {
+  for_each_run(runs, channels, [&](index_t source, index_t target, index_t count) {
     row_for(team, (count + N - 1) / N, [=](index_t group) {
       const index_t done = group * N;
       if (done + N <= count)
@@ -70,13 +70,7 @@ KOKKOS_INLINE_FUNCTION void for_lane_groups(Team const& team, Runs const& runs, 
       else
         f(source + done, target + done, static_cast<int>(count - done));
     });
-  };
-  if constexpr (std::is_same_v<Runs, AllChannels>) {
-    run_groups(0, 0, channels);
-  } else {
-    const auto count = static_cast<index_t>(runs.extent(0));
-    for (index_t r = 0; r < count; ++r) run_groups(runs(r).from, runs(r).to, runs(r).count);
-  }
+  });
 }
 
 /// Tiles of M x M pixels that cover images of height x width.
@@ -319,11 +313,11 @@ struct WinogradPlan {
       return std::max<index_t>(64, (index_t(1) << 25) / (k_positions * (inputs + outputs)));
     } else {
       constexpr index_t k_unpacked = 1000000, k_elements = index_t(1) << 18;
-      constexpr index_t k_least = 48, k_packed = 128;
+      constexpr index_t k_step = 16, k_least = 3 * k_step, k_packed = 128;
       const index_t unpacked = k_unpacked / (inputs * outputs);
       if (unpacked < k_least) return k_packed;
       const index_t fitting = k_elements / (k_positions * (inputs + outputs));
-      return std::clamp(fitting, k_least, unpacked);
+      return std::clamp(fitting, k_least, unpacked) / k_step * k_step;
     }
   }
 
