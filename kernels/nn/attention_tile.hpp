@@ -4,6 +4,7 @@
 #include <Kokkos_Core.hpp>
 
 #include "kernels/core/concepts.hpp"
+#include "kernels/core/simd.hpp"
 
 // Tiles in team scratch and the register-blocked products between them, from which attention.hpp is
 // built.
@@ -13,15 +14,6 @@ namespace sdp::kernels::Details {
 KOKKOS_INLINE_FUNCTION constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
-
-/// Bytes of the widest vector register that the translation unit may use.
-#if defined(__AVX512F__)
-inline constexpr int k_simd_bytes = 64;
-#elif defined(__AVX__) || defined(__aarch64__)
-inline constexpr int k_simd_bytes = 32;
-#else
-inline constexpr int k_simd_bytes = 16;
-#endif
 
 /// N values that one thread adds and multiplies together; the compiler is left to vectorise.
 template <class A, int N>
