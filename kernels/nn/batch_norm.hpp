@@ -231,7 +231,7 @@ void batch_norm_apply(char const* name, Exec const& exec, X const& x, Mean const
           for (index_t row = chunk.begin; row < chunk.end; ++row) {
             const index_t at = row * stride + first;
             auto const* x_row = from + at;
-            auto const* residual_row = from_residual + at;
+            [[maybe_unused]] auto const* residual_row = from_residual + at;
             auto* out_row = to + at;
             for (int j = 0; j < count; ++j) {
               A z = (static_cast<A>(x_row[j]) - centre[j]) * scale[j] + shift[j];

@@ -35,7 +35,7 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
           for (index_t row = chunk.begin; row < chunk.end; ++row) {
             const index_t at = row * stride + first;
             auto const* x_row = from + at;
-            auto const* out_row = from_out + at;
+            [[maybe_unused]] auto const* out_row = from_out + at;
             auto* d_row = gradient + at;
             for (int j = 0; j < count; ++j) {
               T d = d_row[j];

@@ -14,7 +14,8 @@
 
 namespace sdp::kernels::Details {
 
-/// Elements of a block of gathered taps: on the host it stays in the second cache level.
+/// Elements of a block of gathered taps: on the host it stays in the second cache level, unless so
+/// few pixels fit that the BLAS would pack the weights too often.
 template <class Exec>
 inline constexpr index_t k_convolution_block = k_is_host<Exec> ? (index_t(1) << 17)
                                                                : (index_t(1) << 24);
@@ -22,7 +23,7 @@ inline constexpr index_t k_convolution_block = k_is_host<Exec> ? (index_t(1) << 
 /// Pixels in a block whose rows have `depth` elements.
 template <class Exec>
 index_t block_pixels(index_t pixels, index_t depth) {
-  constexpr index_t k_least = 64;
+  constexpr index_t k_least = 128;
   const index_t fitting = k_convolution_block<Exec> / std::max<index_t>(depth, 1);
   return std::min(pixels, std::max(fitting, k_least));
 }
