@@ -27,8 +27,8 @@
 //
 // With parts the tensors are virtual datasets: their elements lie in datasets of the same names in
 // <folder>/<file>, and a reader of HDF5 sees whole tensors (NaN for those of a file that is
-// missing). A part holds of each tensor the elements that its ranks own, in ascending order on one
-// axis:
+// missing). The file then ends with a checksum of all its bytes (seal.hpp). A part holds of each
+// tensor the elements that its ranks own, in ascending order on one axis:
 //
 //   /                 attributes format, format_version, written_by, part (from 1), parts,
 //                     first_rank, last_rank, description

@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint_layout.hpp"
 #include "checkpoint/h5.hpp"
 #include "checkpoint/parts_folder.hpp"
+#include "checkpoint/seal.hpp"
 
 namespace sdp {
 
@@ -198,6 +199,10 @@ std::int64_t CheckpointWriter<T>::publish() {
                     static_cast<std::int64_t>(m_crcs[g].values().size() * sizeof(std::uint32_t)));
     m_file->sync();
     m_file.reset();
+    if (m_parts > 1) {
+      seal::append(m_temporary);
+      bytes += seal::k_bytes;
+    }
     file_io::publish(m_temporary, m_path);
     bytes += m_offsets.file_bytes;
   });

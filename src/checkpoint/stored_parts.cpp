@@ -7,6 +7,7 @@
 
 #include "base/error.hpp"
 #include "checkpoint/checkpoint_layout.hpp"
+#include "checkpoint/seal.hpp"
 
 namespace sdp {
 
@@ -35,6 +36,7 @@ std::string virtual_text(hid_t creation, std::size_t index,
 
 StoredParts::StoredParts(hid_t checkpoint, std::string const& path) : m_path(path) {
   if (!stored_file::is_a(checkpoint, "parts", H5O_TYPE_GROUP, path)) return;
+  seal::check(path);
   const std::string what = path + ": /parts";
   const h5::Id group(H5Gopen2(checkpoint, "parts", H5P_DEFAULT), H5Gclose, "cannot read " + what);
   const std::int64_t count = h5::read_integer(group, "count", what);
