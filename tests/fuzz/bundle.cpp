@@ -23,9 +23,11 @@ bool take_line(std::string_view& bytes, std::string_view& line) {
   return true;
 }
 
-bool is_plain(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." && name.size() < 100 &&
-         name.find_first_of(std::string_view("/\0", 2)) == std::string_view::npos;
+/// Whether the name stays inside a folder.
+bool is_inside(std::string_view name) {
+  return !name.empty() && name.size() < 200 && name.front() != '/' && name.back() != '/' &&
+         name.find("//") == name.npos && name.find('\0') == name.npos && name.front() != '.' &&
+         name.find("/.") == name.npos;
 }
 
 namespace fs = std::filesystem;
@@ -80,7 +82,7 @@ Bundle unpack(std::string_view bytes, std::string const& name) {
     std::size_t size = 0;
     const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
     if (error != std::errc() || stop != digits.data() + digits.size() || size > bytes.size() ||
-        !is_plain(file))
+        !is_inside(file))
       break;
     bundle.emplace(file, bytes.substr(0, size));
     bytes.remove_prefix(size);

@@ -4,7 +4,7 @@
 //   fuzz_readers --keep FILE [--reader NAME] [--seconds S] [--count N] [--seed X] FOLDER...
 //   fuzz_readers --replay FILE --reader NAME
 //
-// FOLDER/<reader's seeds>/ holds the seeds, each a file or a folder of files. Seeds are read as
+// FOLDER/<reader's seeds>/ holds the seeds, each a file or a folder with files. Seeds are read as
 // they are and then mutated, N times or for S seconds in all. Input i of a reader depends on the
 // seed, i and the files alone. What makes a finding is in FILE then, ready to be replayed.
 #include <fcntl.h>
@@ -105,7 +105,9 @@ std::vector<Bundle> seeds_of(Reader const& reader, std::vector<std::string> cons
         continue;
       }
       Bundle bundle;
-      for (fs::path const& file : sorted(path)) bundle[file.filename().string()] = read_file(file);
+      for (auto const& file : fs::recursive_directory_iterator(path))
+        if (file.is_regular_file())
+          bundle[file.path().lexically_relative(path).string()] = read_file(file.path());
       seeds.push_back(std::move(bundle));
     }
   }

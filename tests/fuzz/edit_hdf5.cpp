@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "checkpoint/seal.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 namespace sdp::fuzz {
@@ -203,6 +204,8 @@ void edit(hid_t file, Random& random) {
 }  // namespace
 
 bool edit_hdf5(std::string& bytes, Random& random) {
+  const bool sealed = bytes.size() > seal::k_bytes &&
+                      bytes.find(seal::k_mark, bytes.size() - seal::k_bytes) != bytes.npos;
   // A file of its own: the image that HDF5 1.10 gives of a file in memory has a stale checksum.
   const std::string path = scratch_folder() + "/edited";
   std::ofstream(path, std::ios::binary) << bytes;
@@ -218,6 +221,7 @@ bool edit_hdf5(std::string& bytes, Random& random) {
   if (file >= 0) {
     edit(file, random);
     H5Fclose(file);
+    if (sealed) seal::append(path);
     std::ifstream in(path, std::ios::binary);
     bytes.assign(std::istreambuf_iterator<char>(in), {});
   }

@@ -13,7 +13,7 @@
 
 namespace sdp::fuzz {
 
-/// What a reader is given: one file, or the files of a folder, by name.
+/// What a reader is given: one file, or the files of a folder, by their path in it.
 using Bundle = std::map<std::string, std::string>;
 
 /// A bundle as one string, and back. Text that does not come from pack() is a bundle of the one

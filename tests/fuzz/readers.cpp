@@ -35,6 +35,7 @@ std::string put(Bundle const& bundle) {
     if (!bundle.count(name)) fs::remove(folder / name);
   before.clear();
   for (auto const& [name, content] : bundle) {
+    fs::create_directories((folder / name).parent_path());
     std::ofstream out(folder / name, std::ios::binary | std::ios::trunc);
     out.write(content.data(), static_cast<std::streamsize>(content.size()));
     if (!out.flush()) finding("cannot write " + (folder / name).string());
@@ -80,10 +81,9 @@ void append(std::string& text, std::vector<T> const& values) {
 /// Everything that a checkpoint holds. Elements are read twice: in whole tensors, and in a part
 /// that starts and ends inside.
 Result run_checkpoint(Bundle const& bundle) {
-  const std::string folder = put(bundle);
-  const std::string path = folder + "/checkpoint.h5";
+  const std::string path = put(bundle) + "/checkpoint";  // or one of its parts
   Result result = result_of(path, [&] {
-    const CheckpointReader reader(path);
+    const CheckpointReader reader(path + ".h5");
     CheckpointInfo info = reader.info();
     info.bytes = 0;  // bytes after the end of what HDF5 has written are not part of the content
     std::string all = describe(info) + describe_json(info) + info.header.deck + info.header.mask;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// write_fuzz_seeds FOLDER DECK...: small good files of every format, as the program writes them.
+// write_fuzz_seeds FOLDER FILE...: small good files of every format, as the program writes them,
+// and the files (decks, and checkpoints of old versions). On several ranks checkpoints in parts
+// too.
+#include <mpi.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -8,6 +11,7 @@
 #include <exception>
 
 #include "checkpoint/convert.hpp"
+#include "comm/world.hpp"
 #include "tests/checkpoint/support.hpp"
 
 namespace sdp {
@@ -29,6 +33,18 @@ void write_checkpoints(std::string const& folder) {
   tied.mask.clear();
   tied.state.best_val_loss.reset();
   write_small<double>(folder + "/float64.h5", tied);
+}
+
+/// A part file a rank, the elements cut without regard to rows.
+void write_parts(World const& world, std::string const& folder) {
+  const CheckpointHeader header = small_header();
+  const ParameterTable table(tensors_of(header.model));
+  const index_t begin = table.size() * world.rank() / world.size();
+  const index_t end = table.size() * (world.rank() + 1) / world.size();
+  write_checkpoint<float>(
+      &world, folder + "/checkpoint.h5", header,
+      {checkpoint_buffer<float>(k_group_model, table, {{begin, end}}, filled<float>(table, 0))},
+      world.size());
 }
 
 void write_models(std::string const& checkpoint, std::string const& folder) {
@@ -100,28 +116,42 @@ void write_images(std::string const& folder) {
   write_gzip(folder + "/idx/packed/train-labels-idx1-ubyte.gz", labels);
 }
 
-void write_all(std::string const& folder, std::vector<std::string> const& decks) {
-  fs::remove_all(folder);
-  write_checkpoints(folder + "/checkpoint");
-  write_models(folder + "/checkpoint/float32.h5", folder);
-  write_shards(folder + "/token_shard");
-  write_images(folder);
-  make(folder + "/deck");
-  for (std::string const& deck : decks)
-    fs::copy_file(deck, folder + "/deck/" + fs::path(deck).filename().string());
+void write_all(World const& world, std::string const& folder,
+               std::vector<std::string> const& files) {
+  const std::string parts = folder + "/checkpoint/parts";
+  world.collectively([&] {
+    if (!world.is_root()) return;
+    fs::remove_all(folder);
+    write_checkpoints(folder + "/checkpoint");
+    write_models(folder + "/checkpoint/float32.h5", folder);
+    write_shards(folder + "/token_shard");
+    write_images(folder);
+    make(folder + "/deck");
+    for (std::string const& path : files) {
+      const std::string kind = fs::path(path).extension() == ".h5" ? "/checkpoint/" : "/deck/";
+      fs::copy_file(path, folder + kind + fs::path(path).filename().string());
+    }
+    make(parts);
+  });
+  if (world.size() > 1) write_parts(world, parts);
 }
 
 }  // namespace
 }  // namespace sdp
 
 int main(int argc, char** argv) {
-  const Kokkos::ScopeGuard kokkos(argc, argv);
+  int provided = 0;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+  Kokkos::initialize(argc, argv);
+  int status = 0;
   try {
     if (argc < 2) throw std::runtime_error("a folder is missing");
-    sdp::write_all(argv[1], {argv + 2, argv + argc});
+    sdp::write_all(sdp::World::from(MPI_COMM_WORLD), argv[1], {argv + 2, argv + argc});
   } catch (std::exception const& error) {
     std::fprintf(stderr, "write_fuzz_seeds: %s\n", error.what());
-    return 1;
+    status = 1;
   }
-  return 0;
+  Kokkos::finalize();
+  MPI_Finalize();
+  return status;
 }
