@@ -144,8 +144,10 @@ class Deck {
       // Not TOML: a string.
     }
     try {
-      // Checks that the bytes are text; the literal form has no escapes to interpret.
-      (void)Details::parse_toml("# " + value.substr(0, value.find('\n')));
+      // Checks that the bytes are text; a comment has no escapes to interpret, and is one line.
+      std::string comment = "# " + value;
+      std::ranges::replace(comment, '\n', ' ');
+      (void)Details::parse_toml(comment);
     } catch (Details::TomlError const&) {
       deck_error(where, "the value is not valid UTF-8 text");
     }

@@ -261,6 +261,7 @@ TEST(BadDeck, Overrides) {
   bad("train.steps.x=1", {"train.steps.x is not a key"});
   bad("model.num_heads=5", {"command line: model.num_heads is 5, which does not divide"});
   bad("run.name=\xff", {"not valid UTF-8"});
+  bad("run.name=two\nlines \xff", {"not valid UTF-8"});
   bad("model.width=64", {"command line: model.width belongs to model.kind \"resnet18\""});
 }
 
