@@ -136,6 +136,18 @@ TEST(BadDeck, TypesAndRanges) {
   }
 }
 
+TEST(BadDeck, NamesOfManyParts) {
+  std::string name = "a";
+  for (int i = 0; i < 100000; ++i) name += ".a";
+  expect_error("[run]\n" + name + " = 1\n", {"deck.toml:2:", "more parts than any"});
+  expect_error("[" + name + "]\n", {"deck.toml:1:", "more parts than any"});
+  // Dots elsewhere are no names.
+  const std::string dots(200, '.');
+  const Config config =
+      parse(llama_deck({{"run.name", "\"" + dots + "\\\"" + dots + "\""}}) + "# " + dots + "\n");
+  EXPECT_EQ(config.run.name, dots + "\"" + dots);
+}
+
 TEST(BadDeck, NamesTheLine) {
   expect_error("[model]\nkind = \"llama\"\n\n[train]\nsteps = 0\n",
                {"deck.toml:5: train.steps is 0"});
