@@ -21,6 +21,7 @@ namespace {
 constexpr std::string_view k_prefix = "step-";
 constexpr std::string_view k_suffix = ".h5";
 constexpr std::string_view k_temporary_suffix = ".h5.tmp";
+constexpr std::string_view k_set_aside_suffix = ".unreadable";  // its parts stay beside it
 
 /// The step in "step-<digits><suffix>", -1 for other names.
 std::int64_t step_of(std::string const& name, std::string_view suffix) {
@@ -92,6 +93,7 @@ void remove_leftovers(std::string const& folder) {
     const std::string index = name.substr(0, infix) + std::string(k_suffix);
     if (step_of(index, k_suffix) < 0) continue;
     const std::string path = (fs::path(folder) / index).string();
+    if (fs::exists(path + std::string(k_set_aside_suffix), ignored)) continue;
     const std::optional<std::string> named =
         fs::exists(path, ignored) ? stored_file::parts_folder_of(path) : std::string();
     // What a checkpoint that cannot be opened refers to is not known.

@@ -8,7 +8,8 @@
 
 namespace sdp::checkpoint_folder {
 
-/// Removes what killed runs left half-written, and parts that no checkpoint names any more.
+/// Removes what killed runs left half-written, and parts that no checkpoint names any more. Those of
+/// a checkpoint that was set aside as unreadable (with that ending) stay.
 void remove_leftovers(std::string const& folder);
 
 /// Makes `path` the latest, and removes all but the `keep` checkpoints of highest step (the new one

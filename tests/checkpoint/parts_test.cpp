@@ -275,14 +275,24 @@ TEST(Parts, TheFolderKeepsPartsWithTheirCheckpoints) {
     write_file(target + "/step-00000009.h5.tmp", "half");
     fs::create_directories(target + "/step-00000003.parts-0123456789abcdef");
     write_file(target + "/step-00000003.parts-0123456789abcdef/part-1-of-2.h5", "no owner");
+    fs::create_directories(target + "/step-00000007.parts-0123456789abcdef");
+    write_file(target + "/step-00000007.parts-0123456789abcdef/part-1-of-2.h5", "set aside");
+    write_file(target + "/step-00000007.h5.unreadable", "set aside");
     fs::create_directories(target + "/step-00000008.parts-mine");
     write_file(target + "/step-00000008.parts-mine/notes.txt", "mine");
   }
   world.barrier();
   // The same checkpoint once more, then with other contents, then as one file.
   save(3, 2, 2);
-  EXPECT_EQ(names_in(target).size(), 6u);
+  EXPECT_EQ(names_in(target).size(), 8u);
   EXPECT_TRUE(fs::exists(target + "/step-00000008.parts-mine/notes.txt"));
+  EXPECT_TRUE(fs::exists(target + "/step-00000007.parts-0123456789abcdef/part-1-of-2.h5"));
+  world.barrier();
+  if (world.is_root()) {
+    fs::remove(target + "/step-00000007.h5.unreadable");
+    fs::remove_all(target + "/step-00000007.parts-0123456789abcdef");
+  }
+  world.barrier();
   EXPECT_EQ(names_in(target)[4], names[4]);
   header.state.step = 3;
   world.barrier();
