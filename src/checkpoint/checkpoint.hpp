@@ -118,6 +118,7 @@ struct CheckpointInfo {
   std::vector<StoredTensor> tensors;  ///< sorted, numbers inside names by value
   std::vector<std::string> moments;   ///< groups under "optimizer", such as "optimizer/exp_avg"
   index_t parameters = 0;
+  index_t statistics = 0;         ///< elements of running statistics, which are no parameters
   std::vector<StoredPart> parts;  ///< empty where the checkpoint is one file
   std::int64_t bytes = 0;         ///< of all files
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/types.hpp"
@@ -95,6 +96,13 @@ inline constexpr ResnetField k_resnet_sizes[] = {
     {"in_channels", &ResnetConfig::in_channels},
     {"width", &ResnetConfig::width},
 };
+
+/// Whether a tensor of that name is a running statistic and no parameter.
+inline bool is_statistic(std::string_view name) {
+  for (std::string_view end : {".running_mean", ".running_var"})
+    if (name.size() >= end.size() && name.substr(name.size() - end.size()) == end) return true;
+  return false;
+}
 
 inline constexpr char const* k_kind_llama = "llama";
 inline constexpr char const* k_kind_resnet18 = "resnet18";

@@ -129,7 +129,7 @@ CheckpointReader::CheckpointReader(std::string const& path) : m_impl(std::make_u
     if (tensor.transposed && tensor.shape.size() < 2)
       throw DataError(path + ": dataset /model/" + name + " is marked transposed but has " +
                       std::to_string(tensor.shape.size()) + " axes");
-    m_info.parameters += tensor.elements;
+    (layout::is_statistic(name) ? m_info.statistics : m_info.parameters) += tensor.elements;
     m_info.tensors.push_back(std::move(tensor));
   }
   std::sort(m_info.tensors.begin(), m_info.tensors.end(),

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "checkpoint/checkpoint.hpp"
 #include "checkpoint/file_io.hpp"
 #include "checkpoint/huggingface.hpp"
+#include "checkpoint/resnet_file.hpp"
 
 namespace sdp {
 
@@ -18,15 +21,21 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// to(c, r) = from(r, c), in tiles that fit the cache; from is (rows, cols).
+/// to(c, r, t) = from(r, c, t), in tiles that fit the cache; from is (rows, cols, taps).
 template <class T>
-void transpose(T const* from, index_t rows, index_t cols, T* to) {
+void transpose(T const* from, index_t rows, index_t cols, index_t taps, T* to) {
   constexpr index_t k_tile = 32;
   for (index_t r0 = 0; r0 < rows; r0 += k_tile)
     for (index_t c0 = 0; c0 < cols; c0 += k_tile)
       for (index_t r = r0; r < std::min(r0 + k_tile, rows); ++r)
         for (index_t c = c0; c < std::min(c0 + k_tile, cols); ++c)
-          to[c * rows + r] = from[r * cols + c];
+          for (index_t t = 0; t < taps; ++t)
+            to[(c * rows + r) * taps + t] = from[(r * cols + c) * taps + t];
+}
+
+/// Elements that stay together where the first two axes are swapped: the taps of a filter.
+index_t taps_of(std::vector<index_t> const& shape) {
+  return std::accumulate(shape.begin() + 2, shape.end(), index_t{1}, std::multiplies<>());
 }
 
 bool is_model_file(std::string const& name) {
@@ -70,10 +79,18 @@ void export_tensor(CheckpointReader const& reader, StoredTensor const& tensor,
       writer.write_rows(tensor.name, row, count, values.data());
       continue;
     }
+    const index_t taps = taps_of(tensor.shape);
     turned.resize(values.size());
-    transpose(values.data(), count, cols, turned.data());
-    writer.write_block(tensor.name, 0, cols, row, count, turned.data());
+    transpose(values.data(), count, tensor.shape[1], taps, turned.data());
+    writer.write_block(tensor.name, 0, tensor.shape[1], row * taps, count * taps, turned.data());
   }
+}
+
+index_t parameters_of(std::vector<TensorSpec> const& tensors) {
+  index_t parameters = 0;
+  for (TensorSpec const& tensor : tensors)
+    if (!tensor.statistic) parameters += tensor.size();
+  return parameters;
 }
 
 }  // namespace
@@ -83,21 +100,22 @@ ConvertedModel export_checkpoint(std::string const& checkpoint, std::string cons
                                  std::int64_t max_shard_bytes) {
   const CheckpointReader reader(checkpoint);
   CheckpointInfo const& info = reader.info();
-  if (info.header.model.kind != ModelKind::llama)
-    throw ConfigError(checkpoint + " holds a resnet18 model; only llama models are exported");
-  reader.check_tensors(tensors_of(info.header.model));
+  const bool is_resnet = info.header.model.kind == ModelKind::resnet18;
+  const std::vector<TensorSpec> tensors = tensors_of(info.header.model);
+  reader.check_tensors(tensors);
   check_export_folder(folder);
   std::error_code ignored;
   const bool is_new = !fs::exists(folder, ignored);
   file_io::make_folder(folder);
-  ConvertedModel result{info.header.model, info.parameters, {}};
+  ConvertedModel result{info.header.model, parameters_of(tensors), {}};
   try {
     std::vector<SafetensorsOutput> outputs;
     for (StoredTensor const& tensor : info.tensors) {
-      SafetensorsOutput output{tensor.name, tensor.shape};
-      if (tensor.transposed) std::reverse(output.shape.begin(), output.shape.end());
-      outputs.push_back(std::move(output));
+      const std::string counter = is_resnet ? batch_counter_of(tensor.name) : "";
+      if (!counter.empty()) outputs.push_back({counter, {}, info.header.state.step});
     }
+    for (StoredTensor const& tensor : info.tensors)
+      outputs.push_back({tensor.name, outside_shape(tensor.shape, tensor.transposed)});
     SafetensorsWriter writer(folder, outputs, type, max_shard_bytes);
     for (StoredTensor const& tensor : info.tensors) {
       if (info.is_double)
@@ -107,8 +125,10 @@ ConvertedModel export_checkpoint(std::string const& checkpoint, std::string cons
     }
     writer.finish();
     result.paths = writer.paths();
-    result.paths.push_back((fs::path(folder) / "config.json").string());
-    write_hf_config(result.paths.back(), info.header.model.llama, type);
+    if (!is_resnet) {
+      result.paths.push_back((fs::path(folder) / "config.json").string());
+      write_hf_config(result.paths.back(), info.header.model.llama, type);
+    }
   } catch (...) {
     for (std::string const& path : result.paths) file_io::remove_quietly(path);
     if (is_new) fs::remove(folder, ignored);
@@ -122,19 +142,26 @@ void read_storage(SafetensorsReader const& reader, TensorSpec const& tensor, ind
                   index_t count, T* out) {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
   if (count == 0) return;
-  // The file's matrix: storage rows are its columns where the storage is transposed.
-  const index_t cols = tensor.shape.size() > 1 || tensor.transposed ? tensor.cols : 1;
+  // The file's matrix: storage rows are its columns where the storage is transposed, `taps` columns
+  // each.
+  const index_t cols = tensor.shape.size() > 1 ? tensor.cols : 1;
+  const index_t taps = tensor.transposed ? taps_of(tensor.shape) : 1;
   const index_t end = begin + count;
-  std::vector<T> turned;
+  std::vector<T> block;
   auto read_part = [&](index_t row, index_t rows, index_t col, index_t part_cols) {
     T* target = out + (row * cols + col - begin);
     if (!tensor.transposed) {
       reader.read_block(tensor.name, row, rows, col, part_cols, target);
-    } else {
-      turned.resize(rows * part_cols);
-      reader.read_block(tensor.name, col, part_cols, row, rows, turned.data());
-      transpose(turned.data(), part_cols, rows, target);
+      return;
     }
+    const index_t first = col / taps;
+    const index_t filters = (col + part_cols + taps - 1) / taps - first;
+    block.resize(rows * filters * taps);
+    reader.read_block(tensor.name, first, filters, row * taps, rows * taps, block.data());
+    if (rows == 1)  // in order already, and perhaps cut within a filter
+      std::copy_n(block.data() + (col - first * taps), part_cols, target);
+    else
+      transpose(block.data(), filters, rows, taps, target);
   };
   index_t at = begin;
   if (at % cols != 0) {  // the end of a first row
@@ -153,6 +180,16 @@ void read_storage(SafetensorsReader const& reader, TensorSpec const& tensor, ind
 template void read_storage(SafetensorsReader const&, TensorSpec const&, index_t, index_t, float*);
 template void read_storage(SafetensorsReader const&, TensorSpec const&, index_t, index_t, double*);
 
+namespace {
+
+/// By the model_type of the config.json where that names a model of this project.
+bool is_resnet(SafetensorsReader const& reader, std::string const& model_type) {
+  if (model_type == "llama") return false;
+  return model_type.rfind("resnet", 0) == 0 || has_resnet_names(reader);
+}
+
+}  // namespace
+
 ImportSource open_import(std::string const& path, TensorsOf const& tensors_of) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) throw ConfigError("cannot open " + path + ": it does not exist");
@@ -160,7 +197,16 @@ ImportSource open_import(std::string const& path, TensorsOf const& tensors_of) {
       fs::is_directory(path, ignored) ? fs::path(path) : fs::path(path).parent_path();
   const std::string config_path = (folder / "config.json").string();
   SafetensorsReader reader = open_safetensors(path);
-  if (!fs::exists(config_path, ignored))
+  const bool has_config = fs::exists(config_path, ignored);
+  if (is_resnet(reader, has_config ? read_model_type(config_path) : "")) {
+    ModelConfig model;
+    model.kind = ModelKind::resnet18;
+    model.resnet = read_resnet_shape(path, reader);
+    std::vector<TensorSpec> tensors = tensors_of(model);
+    check_resnet_tensors(path, tensors, reader);
+    return {std::move(model), std::move(tensors), std::move(reader)};
+  }
+  if (!has_config)
     throw ConfigError(path + " has no config.json beside its tensors; the number of heads of a " +
                       "LLaMA is known from there only");
   ModelConfig model;
@@ -206,9 +252,7 @@ ConvertedModel import_model(std::string const& path, std::string const& out,
     write_import<double>(source, out);
   else
     write_import<float>(source, out);
-  ConvertedModel result{source.model, 0, {out}};
-  for (TensorSpec const& tensor : source.tensors) result.parameters += tensor.size();
-  return result;
+  return {source.model, parameters_of(source.tensors), {out}};
 }
 
 }  // namespace sdp

@@ -22,18 +22,20 @@ struct ConvertedModel {
   std::vector<std::string> paths;  ///< what was written
 };
 
-/// Writes a checkpoint as a Hugging Face folder: config.json and safetensors of `type` (f32 or
-/// bf16), transposed tensors turned back. The folder is made where it does not exist; one that
-/// holds model files already is refused (ConfigError). The files appear complete or not at all,
-/// config.json last. Every block is verified as it is read (DataError). Memory is bounded by a few
-/// chunks of 8 MB.
+/// Writes a checkpoint as safetensors of `type` (f32 or bf16) in a folder, transposed tensors
+/// turned back: a LLaMA with its config.json as a Hugging Face folder, a ResNet-18 under the names
+/// of its PyTorch state_dict, num_batches_tracked (the updates done) included. The folder is made
+/// where it does not exist; one that holds model files already is refused (ConfigError). The files
+/// appear complete or not at all, config.json last. Every block is verified as it is read
+/// (DataError). Memory is bounded by a few chunks of 8 MB.
 ConvertedModel export_checkpoint(
     std::string const& checkpoint, std::string const& folder, TensorType type,
     TensorsOf const& tensors_of,
     std::int64_t max_shard_bytes = SafetensorsWriter::k_default_shard_bytes);
 
-/// A Hugging Face LLaMA whose config and tensors are checked against each other. `path` is a folder
-/// or a safetensors file beside its config.json.
+/// A Hugging Face LLaMA whose config and tensors are checked against each other, or a ResNet-18
+/// whose tensors describe it. `path` is a folder or a safetensors file; the config.json beside it
+/// says which of the two it is, or else the names of the tensors do.
 struct ImportSource {
   ModelConfig model;
   std::vector<TensorSpec> tensors;
@@ -48,7 +50,8 @@ ConvertedModel import_model(std::string const& path, std::string const& out,
                             TensorsOf const& tensors_of);
 
 /// Elements [begin, begin + count) of a tensor in storage order, turned where storage is the
-/// transpose of the file's (out, in); T is float or double.
+/// transpose of the file's (out, in, ...); T is float or double. Memory beyond `out` is bounded by
+/// as much again and a few MB.
 template <class T>
 void read_storage(SafetensorsReader const& reader, TensorSpec const& tensor, index_t begin,
                   index_t count, T* out);

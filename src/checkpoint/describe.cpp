@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "checkpoint/describe.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -58,8 +59,14 @@ std::string describe(CheckpointInfo const& info) {
     line("model", "resnet18: classes " + std::to_string(m.num_classes) + ", channels " +
                       std::to_string(m.in_channels) + ", width " + std::to_string(m.width));
   }
-  line("parameters", grouped(info.parameters) + " in " + std::to_string(info.tensors.size()) +
-                         " tensors, " + (info.is_double ? "float64" : "float32"));
+  const auto statistics =
+      std::count_if(info.tensors.begin(), info.tensors.end(),
+                    [](StoredTensor const& tensor) { return layout::is_statistic(tensor.name); });
+  const auto parameters = static_cast<std::int64_t>(info.tensors.size()) - statistics;
+  line("parameters", grouped(info.parameters) + " in " + std::to_string(parameters) + " tensors, " +
+                         (info.is_double ? "float64" : "float32"));
+  if (statistics > 0)
+    line("statistics", grouped(info.statistics) + " in " + std::to_string(statistics) + " tensors");
   std::string moments;
   for (std::string const& group : info.moments)
     moments += (moments.empty() ? "" : ", ") + group.substr(group.find('/') + 1);
@@ -67,7 +74,7 @@ std::string describe(CheckpointInfo const& info) {
   line("step", grouped(state.step) +
                    (state.skipped ? ", " + grouped(state.skipped) + " skipped" : std::string()));
   line("samples", grouped(state.samples));
-  line("tokens", grouped(state.tokens));
+  if (info.header.model.kind == ModelKind::llama) line("tokens", grouped(state.tokens));
   line("seed", std::to_string(state.seed));
   if (state.best_val_loss) line("best val_loss", number(*state.best_val_loss));
   line("deck", info.header.deck.empty() ? "none" : "recorded");
@@ -106,6 +113,7 @@ std::string describe_json(CheckpointInfo const& info) {
   if (state.best_val_loss) json["best_val_loss"] = *state.best_val_loss;
   json["model"] = std::move(model);
   json["parameters"] = info.parameters;
+  json["statistics"] = info.statistics;
   json["type"] = info.is_double ? "float64" : "float32";
   json["bytes"] = info.bytes;
   json["parts"] = ordered_json::array();

@@ -11,9 +11,9 @@ namespace sdp {
 std::string describe(CheckpointInfo const& info);
 
 /// The same as one JSON object with keys path, format_version, written_by, kind, step, samples,
-/// tokens, skipped, seed, best_val_loss (or null), model {shape}, parameters, type, bytes (of all
-/// files), parts [{file, bytes, first_rank, last_rank}], moments, has_deck, has_mask, tensors
-/// [{name, shape, transposed}].
+/// tokens, skipped, seed, best_val_loss (or null), model {shape}, parameters, statistics, type,
+/// bytes (of all files), parts [{file, bytes, first_rank, last_rank}], moments, has_deck, has_mask,
+/// tensors [{name, shape, transposed}].
 std::string describe_json(CheckpointInfo const& info);
 
 }  // namespace sdp

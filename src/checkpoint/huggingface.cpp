@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/error.hpp"
 #include "checkpoint/file_io.hpp"
@@ -131,12 +132,23 @@ bool same_elements(SafetensorsReader const& reader, std::string const& a, std::s
   return true;
 }
 
-}  // namespace
-
-LlamaConfig read_hf_config(std::string const& path) {
-  const json document = json::parse(file_io::read_text(path, k_longest_config), nullptr, false);
+json read_object(std::string const& path) {
+  json document = json::parse(file_io::read_text(path, k_longest_config), nullptr, false);
   if (document.is_discarded()) throw ConfigError(path + " is not valid JSON");
   if (!document.is_object()) throw ConfigError(path + " is no JSON object");
+  return document;
+}
+
+}  // namespace
+
+std::string read_model_type(std::string const& path) {
+  const json document = read_object(path);
+  const auto type = document.find("model_type");
+  return type != document.end() && type->is_string() ? type->get<std::string>() : "";
+}
+
+LlamaConfig read_hf_config(std::string const& path) {
+  const json document = read_object(path);
   const Reader root(path, document);
   if (root.find("model_type") == nullptr) root.fail("model_type", "is missing");
   root.expect("model_type", "llama");
@@ -205,9 +217,8 @@ void write_hf_config(std::string const& path, LlamaConfig const& config, TensorT
   file_io::write_text(path, document.dump(2) + "\n");
 }
 
-std::vector<index_t> outside_shape(TensorSpec const& tensor) {
-  std::vector<index_t> shape = tensor.shape;
-  if (tensor.transposed) std::reverse(shape.begin(), shape.end());
+std::vector<index_t> outside_shape(std::vector<index_t> shape, bool transposed) {
+  if (transposed) std::swap(shape.at(0), shape.at(1));
   return shape;
 }
 
@@ -217,7 +228,7 @@ void check_against_tensors(std::string const& config_path, std::vector<TensorSpe
   for (TensorSpec const& tensor : tensors) {
     expected.insert(tensor.name);
     SafetensorsTensor const* found = reader.find(tensor.name);
-    const std::vector<index_t> shape = outside_shape(tensor);
+    const std::vector<index_t> shape = outside_shape(tensor.shape, tensor.transposed);
     if (found == nullptr)
       throw ConfigError("the safetensors beside " + config_path + " have no tensor " +
                         in_quotes(tensor.name) + "; the config expects one of shape " +

@@ -21,8 +21,13 @@ LlamaConfig read_hf_config(std::string const& path);
 /// safetensors beside it. Temporary name, then rename; DataError.
 void write_hf_config(std::string const& path, LlamaConfig const& config, TensorType type);
 
-/// Shape in the outside (out, in) convention.
-std::vector<index_t> outside_shape(TensorSpec const& tensor);
+/// The model_type of a config.json, empty where it names none. ConfigError where the file is no
+/// JSON object.
+std::string read_model_type(std::string const& path);
+
+/// A shape of storage in the outside (out, in, ...) convention: transposed storage has the first
+/// two axes swapped.
+std::vector<index_t> outside_shape(std::vector<index_t> shape, bool transposed);
 
 /// Checks that the file holds exactly the tensors of the model (name, shape, readable element
 /// type). The rotary `inv_freq` buffers of old exports are passed over, and so is an lm_head.weight

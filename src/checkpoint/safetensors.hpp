@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -85,6 +86,9 @@ SafetensorsReader open_safetensors(std::string const& path);
 struct SafetensorsOutput {
   std::string name;
   std::vector<index_t> shape;
+  /// Set for a scalar of type I64 (shape {}): its value, which the constructor writes. Give such
+  /// tensors first: there they are aligned.
+  std::optional<std::int64_t> integer = std::nullopt;
 };
 
 /// Writes a model as model.safetensors, or as shards with an index where it is larger than
@@ -97,7 +101,7 @@ class SafetensorsWriter {
  public:
   static constexpr std::int64_t k_default_shard_bytes = 5'000'000'000;
 
-  /// `type` is f32 or bf16 (round to nearest even). The folder must exist.
+  /// `type` is f32 or bf16 (round to nearest even) for all but integers. The folder must exist.
   SafetensorsWriter(std::string folder, std::vector<SafetensorsOutput> const& tensors,
                     TensorType type, std::int64_t max_shard_bytes = k_default_shard_bytes);
   ~SafetensorsWriter();

@@ -39,8 +39,8 @@ std::string header_of(std::vector<SafetensorsOutput const*> const& tensors,
   std::int64_t offset = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     json += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                        json_string(tensors[i]->name), type_name, fmt::join(tensors[i]->shape, ","),
-                        offset, offset + bytes[i]);
+                        json_string(tensors[i]->name), tensors[i]->integer ? "I64" : type_name,
+                        fmt::join(tensors[i]->shape, ","), offset, offset + bytes[i]);
     offset += bytes[i];
   }
   json += '}';
@@ -77,7 +77,7 @@ SafetensorsWriter::SafetensorsWriter(std::string folder,
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     index_t elements = 1;
     for (index_t extent : tensors[i].shape) elements *= extent;
-    bytes.push_back(elements * m_width);
+    bytes.push_back(elements * (tensors[i].integer ? 8 : m_width));
     if (shards.empty() || (shard_bytes > 0 && shard_bytes + bytes[i] > max_shard_bytes)) {
       shards.emplace_back();
       shard_bytes = 0;
@@ -119,6 +119,12 @@ SafetensorsWriter::SafetensorsWriter(std::string folder,
       m_files.push_back(
           std::make_unique<File>(File{file_io::File::create(temporary(path)), path, false}));
       m_files.back()->file.write(0, header.data(), static_cast<std::int64_t>(header.size()));
+      for (SafetensorsOutput const* tensor : members) {
+        if (!tensor->integer) continue;
+        Place& place = m_places.at(tensor->name);
+        m_files.back()->file.write(place.offset, &*tensor->integer, sizeof(std::int64_t));
+        place.written = 1;
+      }
     } catch (...) {
       for (auto const& file : m_files) file_io::remove_quietly(temporary(file->path));
       throw;

@@ -27,7 +27,9 @@ void add_export(CLI::App& app, Action& action) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command =
-      app.add_subcommand("export", "Write a checkpoint as a Hugging Face folder (safetensors)");
+      app.add_subcommand("export",
+                         "Write a checkpoint as safetensors: a LLaMA as a Hugging Face "
+                         "folder, a ResNet-18 under its PyTorch names");
   command->add_option("CHECKPOINT", options->checkpoint, "Checkpoint (.h5)")->required();
   command->add_option("--out", options->out, "Folder to write")->required();
   command->add_option("--dtype", options->dtype, "f32 or bf16")
@@ -49,8 +51,12 @@ void add_import(CLI::App& app, Action& action) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "import", "Turn a Hugging Face folder or safetensors file into a checkpoint");
-  command->add_option("DIR_OR_FILE", options->source, "Hugging Face folder or safetensors file")
+      "import",
+      "Turn safetensors into a checkpoint: a LLaMA from its Hugging Face folder, a CIFAR "
+      "ResNet-18 under its PyTorch names");
+  command
+      ->add_option("DIR_OR_FILE", options->source,
+                   "Hugging Face folder or safetensors file (LLaMA), safetensors file (ResNet-18)")
       ->required();
   command->add_option("--out", options->out, "Checkpoint (.h5) to write")->required();
   command->callback([&action, options] {

@@ -132,7 +132,8 @@ TEST(HuggingFaceConfig, RefusesWhatIsNotComputedAndNamesTheKey) {
 void write_model(std::string const& folder, std::vector<TensorSpec> const& tensors,
                  std::string const& odd = "") {
   std::vector<SafetensorsOutput> outputs;
-  for (TensorSpec const& tensor : tensors) outputs.push_back({tensor.name, outside_shape(tensor)});
+  for (TensorSpec const& tensor : tensors)
+    outputs.push_back({tensor.name, outside_shape(tensor.shape, tensor.transposed)});
   SafetensorsWriter writer(folder, outputs, TensorType::f32);
   for (SafetensorsOutput const& output : outputs) {
     index_t size = 1;
