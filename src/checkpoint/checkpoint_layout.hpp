@@ -13,14 +13,14 @@
 //   /                 attributes format, format_version, written_by
 //   /model            attributes kind and the shape of the model
 //   /model/<name>     tensor, storage order; attributes crc_begin, and transposed = 1 where storage
-//                     is the transpose of the outside (out, in) convention
+//                     is the transpose of the outside (out, in) convention; of a convolution, whose
+//                     shape outside is (out, in, height, width), the first two axes are swapped
 //   /optimizer/<moment>/<name>   the same shapes
 //   /state            attributes step, samples, tokens, skipped, seed, best_val_loss (may lack)
 //   /config, /mask    text (absent when empty); attribute crc_begin = 0
 //   /crc              attributes algorithm, block_elements
-//   /crc/<group>      CRC-32 of each block of block_elements elements of each tensor of the group,
-//   in
-//                     storage order; those of one tensor start at its crc_begin
+//   /crc/<group>      CRC-32 of each block of block_elements elements of each tensor of the
+//                     group, in storage order; those of one tensor start at its crc_begin
 //   /crc/config, /crc/mask       one CRC-32 of the whole text
 //   /parts            where the elements lie in part files: attributes count, folder (beside this
 //                     file), checkpoint_id
