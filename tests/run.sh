@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash inputs/install_dependencies.sh --tests
+bash inputs/install_dependencies.sh --tests --images
 began=$SECONDS
 warnings=OFF
 if [[ -n ${CI:-} ]]; then
