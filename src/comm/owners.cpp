@@ -12,6 +12,11 @@ namespace {
 
 constexpr std::size_t k_max_tables = 64;
 
+// Segments that are not divided: their messages would be short runs that all have to be packed.
+// What a worker owns differs from its fair share by little more than one of them.
+constexpr index_t k_whole_elements = 16384;
+constexpr index_t k_whole_fraction = 128;  // of a worker's fair share of the model, at most
+
 std::vector<index_t> logical_offsets(ParameterTable const& table) {
   std::vector<index_t> offsets{0};
   for (TensorSpec const& tensor : table.tensors())
@@ -25,7 +30,14 @@ std::vector<HeldRange> held_ranges(ParameterTable const& table,
   for (Span const& span : table.spans()) {
     const index_t cols = table.tensors()[static_cast<std::size_t>(span.tensor)].cols;
     const index_t begin = offsets[static_cast<std::size_t>(span.tensor)] + span.row_begin * cols;
-    if (span.rows * cols > 0) held.push_back({{begin, begin + span.rows * cols}, span.offset});
+    const index_t count = span.rows * cols;
+    if (count == 0) continue;
+    // Neighbours count as one, so that owners do not depend on how a tensor is divided into units.
+    if (!held.empty() && held.back().logical.end == begin &&
+        held.back().flat + held.back().logical.size() == span.offset)
+      held.back().logical.end += count;
+    else
+      held.push_back({{begin, begin + count}, span.offset});
   }
   return held;
 }
@@ -55,6 +67,8 @@ OwnerMap::OwnerMap(ExchangeLayout const& layout, std::vector<IndexRange> const& 
     : m_layout(layout), m_buckets(buckets), m_owned(layout.table_of_worker.size(), 0) {
   describe();
   make_segments();
+  m_whole_elements = std::min(
+      k_whole_elements, m_offsets.back() / (k_whole_fraction * std::max(1, layout.workers())));
 }
 
 void OwnerMap::describe() {
@@ -185,8 +199,12 @@ std::vector<index_t> OwnerMap::cut_slices(std::vector<Segment const*> const& seg
   return sizes;
 }
 
-/// The row boundary nearest to `position`, which lies inside the segment.
+/// The row boundary nearest to `position`, which lies inside the segment; of a short segment the
+/// nearer end.
 index_t OwnerMap::nearest_cut(index_t position, Segment const& segment) const {
+  IndexRange const& range = segment.logical;
+  if (range.size() <= m_whole_elements)
+    return 2 * (position - range.begin) <= range.size() ? range.begin : range.end;
   const auto tensor = static_cast<std::size_t>(segment.tensor);
   const index_t cols = m_layout.gradients[0].tensors()[tensor].cols;
   const index_t inside_row = (position - m_offsets[tensor]) % cols;

@@ -67,8 +67,9 @@ class FlatCursor {
 /// Divides the model among owners, bucket by bucket, the same on every worker.
 ///
 /// In every bucket the elements of one holder set with h holders are divided into h slices of equal
-/// count, to the nearest row: one slice to each holder, the larger slices to those that own less so
-/// far. A row always has one owner, so a sum over a row (of squares, for the norm) has one too.
+/// count, to the nearest row, or to the nearest end of a short segment: one slice to each holder, the
+/// larger slices to those that own less so far. A row always has one owner, so a sum over a row (of
+/// squares, for the norm) has one too.
 class OwnerMap {
  public:
   /// Throws std::invalid_argument when an element is held by no worker, when a worker has a
@@ -100,6 +101,7 @@ class OwnerMap {
   std::vector<std::vector<HeldRange>> m_gradients;
   std::vector<std::vector<HeldRange>> m_weights;
   TableMask m_used = 0;
+  index_t m_whole_elements = 0;  ///< segments up to this length have one owner
   std::vector<Segment> m_segments;
   std::size_t m_next_segment = 0;
   std::size_t m_next_bucket = 0;

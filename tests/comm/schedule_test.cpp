@@ -7,6 +7,7 @@
 #include <deque>
 #include <map>
 #include <numeric>
+#include <random>
 #include <set>
 #include <stdexcept>
 
@@ -65,6 +66,40 @@ TEST(Schedule, DenseSlicesAreContiguousAndBalanced) {
     }
   }
   EXPECT_LE(most - least, 32) << "at most a row";
+}
+
+TEST(Schedule, ShortUnitsAreNotDivided) {
+  // 1024 units of 16 rows, each a 128th of what a worker owns on average, on random halves.
+  constexpr index_t k_unit = 16 * 8;
+  std::vector<TensorSpec> tensors;
+  for (int i = 0; i < 64; ++i) tensors.push_back(tensor(test::numbered("w", i), 16 * 16, 8));
+  std::mt19937 generator(7);
+  std::vector<int> order(8);
+  std::iota(order.begin(), order.end(), 0);
+  std::vector<std::set<int>> holders;
+  while (holders.size() < 1024) {
+    std::shuffle(order.begin(), order.end(), generator);
+    const std::set<int> half(order.begin(), order.begin() + 4);
+    if (holders.empty() || half != holders.back()) holders.push_back(half);  // units of their own
+  }
+  ExchangeLayout layout;
+  for (int worker = 0; worker < 8; ++worker) {
+    layout.table_of_worker.push_back(worker);
+    layout.gradients.push_back(test::table_holding(tensors, [&](int t, index_t row) {
+      return holders[static_cast<std::size_t>(16 * t + row / 16)].contains(worker);
+    }));
+  }
+  Replay replay(layout, 1 << 16, GradientReturn::none);
+  replay.check();
+  for (ExchangeSchedule const& schedule : replay.schedules) {
+    index_t owned = 0;
+    for (OwnedRange const& range : schedule.owned) {
+      EXPECT_EQ(range.gradients.begin % k_unit, 0);
+      EXPECT_EQ(range.gradients.size() % k_unit, 0);
+      owned += range.gradients.size();
+    }
+    EXPECT_NEAR(static_cast<double>(owned), 1024 / 8 * k_unit, 2 * k_unit);
+  }
 }
 
 TEST(Schedule, SingleRowsGoRoundTheOwners) {
