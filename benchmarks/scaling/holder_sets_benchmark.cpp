@@ -25,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory_ledger.hpp"
 #include "base/timer.hpp"
 #include "benchmarks/scaling/options.hpp"
 #include "comm/exchange.hpp"
@@ -252,6 +253,7 @@ void run(World const& world, Options const& options, char const* name,
 int main(int argc, char** argv) {
   const MpiSession session(argc, argv);
   Kokkos::initialize(argc, argv);
+  memory_ledger::install();
   {
     const World world = World::from(MPI_COMM_WORLD);
     const Options options = bench::parse(argc, argv, {1.0, 10.0, 30.0});
