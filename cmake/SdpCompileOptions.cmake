@@ -12,7 +12,13 @@ if(SDP_NATIVE)
     target_compile_options(sdp_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
   endif()
 endif()
-target_compile_options(sdp_options INTERFACE $<$<CONFIG:Release>:-O3>)
+# Kernels are what takes time at run time; in code that only calls them, and in tests, full
+# optimisation takes time at compile time: a target may say less in SDP_OPTIMIZATION.
+define_property(TARGET PROPERTY SDP_OPTIMIZATION BRIEF_DOCS "-O option of the release build")
+set(sdp_optimization $<TARGET_PROPERTY:SDP_OPTIMIZATION>)
+target_compile_options(
+  sdp_options
+  INTERFACE $<$<CONFIG:Release>:$<IF:$<BOOL:${sdp_optimization}>,${sdp_optimization},-O3>>)
 # Loops with a square root do not vectorise while it has to report errors through errno. This changes
 # no result.
 target_compile_options(sdp_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno>)
@@ -53,20 +59,25 @@ if(NOT SDP_KERNELS_ONLY)
   file(COPY_FILE "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp.in"
        "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp" ONLY_IF_DIFFERENT)
   add_library(sdp_pch STATIC "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp")
-  target_link_libraries(sdp_pch PUBLIC sdp_options sdp_dep_kokkos)
+  target_link_libraries(sdp_pch PUBLIC sdp_options sdp_dep_kokkos PRIVATE sdp_dep_json)
   set_target_properties(sdp_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_precompile_headers(sdp_pch PRIVATE <Kokkos_Core.hpp> <algorithm> <array> <cstdint>
                             <filesystem> <functional> <memory> <optional> <stdexcept> <string>
-                            <string_view> <utility> <vector> <fmt/core.h>)
+                            <string_view> <utility> <vector> <fmt/core.h>
+                            <nlohmann/json.hpp>)
   target_link_libraries(sdp_pch PRIVATE fmt::fmt)
 endif()
 
-# sdp_add_layer(NAME sources... LINKS targets...): the static library of one folder of src/.
+# sdp_add_layer(NAME [NO_KERNELS] sources... LINKS targets...): the static library of one folder of
+# src/. NO_KERNELS: no loop over elements of a model is compiled here.
 function(sdp_add_layer name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "NO_KERNELS" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
   add_library(sdp_${name} STATIC ${ARG_SOURCES})
   add_library(sdp::${name} ALIAS sdp_${name})
   target_include_directories(sdp_${name} PUBLIC "${PROJECT_SOURCE_DIR}/src")
   target_link_libraries(sdp_${name} PUBLIC sdp_options ${ARG_LINKS} PRIVATE ${ARG_PRIVATE_LINKS})
+  if(ARG_NO_KERNELS)
+    set_target_properties(sdp_${name} PROPERTIES SDP_OPTIMIZATION -O2)
+  endif()
   sdp_use_pch(sdp_${name})
 endfunction()

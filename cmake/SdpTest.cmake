@@ -27,7 +27,7 @@ function(sdp_add_test)
   set(target test_${ARG_NAME})
   add_executable(${target} ${ARG_SOURCES})
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY
-                                             "${PROJECT_BINARY_DIR}/tests/bin")
+                                             "${PROJECT_BINARY_DIR}/tests/bin" SDP_OPTIMIZATION -O1)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}")
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
