@@ -18,28 +18,19 @@ struct AdamWStep {
   double bias_correction2;
 };
 
-/// One AdamW step (Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW) on flat buffers,
-/// with a = lr * lr_factor and d = weight_decay of each element's block:
-///   g = grad * grad_scale
-///   weight *= 1 - a * d
-///   exp_avg += (1 - beta1) * (g - exp_avg)
-///   exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g^2
-///   weight -= a / bias_correction1 * exp_avg / (sqrt(exp_avg_sq) / sqrt(bias_correction2) + eps)
-///
-/// grad (n), exp_avg and exp_avg_sq (m), weight (w); the last three are updated in place where a
-/// block covers them. blocks: View of UpdateBlock, disjoint, inside these buffers. grad_scale (the
-/// clipping factor) and skip (int; not 0: a non-finite step, nothing is done) are rank-0 Views,
-/// read on the device. Arithmetic in accum_t of the weights; one pass over memory. Throws
-/// ShapeError when the moments differ in length.
-template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
-          RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Weight>
-void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
-                  Scale const& grad_scale, Skip const& skip, Grad const& grad,
-                  Moment const& exp_avg, Moment const& exp_avg_sq, Weight const& weight) {
+namespace Details {
+/// With Mixed the step is made on master, laid out as the moments, and rounded once into weight;
+/// without, on weight alone.
+template <bool Mixed, class Exec, class Blocks, class Scale, class Skip, class Grad, class Moment,
+          class Master, class Weight>
+void adamw(Exec const& exec, Blocks const& blocks, AdamWStep const& step, Scale const& grad_scale,
+           Skip const& skip, Grad const& grad, Moment const& exp_avg, Moment const& exp_avg_sq,
+           Master const& master, Weight const& weight) {
   constexpr char const* k_name = "sdp::kernels::adamw_update";
   using W = value_t<Weight>;
+  using P = value_t<Master>;
   using M = value_t<Moment>;
-  using A = accum_t<W>;
+  using A = accum_t<P>;
   static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
                 "adamw_update: blocks must be of UpdateBlock");
   require_same_shape(k_name, "exp_avg", exp_avg, "exp_avg_sq", exp_avg_sq);
@@ -62,7 +53,8 @@ void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
         auto const* g_in = grad.data() + block.gradient;
         auto* m = exp_avg.data() + block.moment;
         auto* v = exp_avg_sq.data() + block.moment;
-        auto* p = weight.data() + block.weight;
+        auto* p = master.data() + (Mixed ? block.moment : block.weight);
+        auto* w = weight.data() + block.weight;
         row_for(team, block.count, [=](index_t i) {
           const A g = static_cast<A>(g_in[i]) * scale;
           const A m_old = static_cast<A>(m[i]);
@@ -71,9 +63,48 @@ void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
           const A denominator = std::sqrt(v_new) / root + eps;
           m[i] = static_cast<M>(m_new);
           v[i] = static_cast<M>(v_new);
-          p[i] = static_cast<W>(static_cast<A>(p[i]) * keep - step_size * (m_new / denominator));
+          const A p_new = static_cast<A>(p[i]) * keep - step_size * (m_new / denominator);
+          p[i] = static_cast<P>(p_new);
+          if constexpr (Mixed) w[i] = static_cast<W>(p_new);
         });
       });
+}
+}  // namespace Details
+
+/// One AdamW step (Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW) on flat buffers,
+/// with a = lr * lr_factor and d = weight_decay of each element's block:
+///   g = grad * grad_scale
+///   weight *= 1 - a * d
+///   exp_avg += (1 - beta1) * (g - exp_avg)
+///   exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g^2
+///   weight -= a / bias_correction1 * exp_avg / (sqrt(exp_avg_sq) / sqrt(bias_correction2) + eps)
+///
+/// grad (n), exp_avg and exp_avg_sq (m), weight (w); the last three are updated in place where a
+/// block covers them. blocks: View of UpdateBlock, disjoint, inside these buffers. grad_scale (the
+/// clipping factor) and skip (int; not 0: a non-finite step, nothing is done) are rank-0 Views,
+/// read on the device. Arithmetic in accum_t of the weights; one pass over memory. Throws
+/// ShapeError when the moments differ in length.
+template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
+          RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Weight>
+void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
+                  Scale const& grad_scale, Skip const& skip, Grad const& grad,
+                  Moment const& exp_avg, Moment const& exp_avg_sq, Weight const& weight) {
+  Details::adamw<false>(exec, blocks, step, grad_scale, skip, grad, exp_avg, exp_avg_sq, weight,
+                        weight);
+}
+
+/// The same step on master weights (m), laid out as the moments; weight (w) becomes the master
+/// weights rounded once to its own type and is not read. Arithmetic in accum_t of the master
+/// weights.
+template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
+          RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Master, RowMajor<1> Weight>
+void adamw_update(Exec const& exec, Blocks const& blocks, AdamWStep const& step,
+                  Scale const& grad_scale, Skip const& skip, Grad const& grad,
+                  Moment const& exp_avg, Moment const& exp_avg_sq, Master const& master,
+                  Weight const& weight) {
+  require_same_shape("sdp::kernels::adamw_update", "exp_avg", exp_avg, "master", master);
+  Details::adamw<true>(exec, blocks, step, grad_scale, skip, grad, exp_avg, exp_avg_sq, master,
+                       weight);
 }
 
 }  // namespace sdp::kernels

@@ -16,14 +16,18 @@ struct SgdStep {
 };
 
 namespace Details {
-template <bool First, bool Nesterov, class Exec, class Blocks, class Scale, class Skip, class Grad,
-          class Moment, class Weight>
+// With Mixed a step is made on master, laid out as the moments, and rounded once into weight;
+// without, on weight alone.
+
+template <bool Mixed, bool First, bool Nesterov, class Exec, class Blocks, class Scale, class Skip,
+          class Grad, class Moment, class Master, class Weight>
 void sgd_momentum(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale const& grad_scale,
-                  Skip const& skip, Grad const& grad, Moment const& momentum,
+                  Skip const& skip, Grad const& grad, Moment const& momentum, Master const& master,
                   Weight const& weight) {
   using W = value_t<Weight>;
+  using P = value_t<Master>;
   using M = value_t<Moment>;
-  using A = accum_t<W>;
+  using A = accum_t<P>;
   const double lr = s.lr;
   const A mu = static_cast<A>(s.momentum);
   Kokkos::parallel_for(
@@ -37,23 +41,28 @@ void sgd_momentum(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scal
         const A coefficient = mu;
         auto const* g_in = grad.data() + block.gradient;
         auto* buffer = momentum.data() + block.moment;
-        auto* p = weight.data() + block.weight;
+        auto* p = master.data() + (Mixed ? block.moment : block.weight);
+        auto* w = weight.data() + block.weight;
         row_for(team, block.count, [=](index_t i) {
           const A old = static_cast<A>(p[i]);
           const A g = static_cast<A>(g_in[i]) * scale + decay * old;
           A b = g;
           if constexpr (!First) b += coefficient * static_cast<A>(buffer[i]);
           buffer[i] = static_cast<M>(b);
-          p[i] = static_cast<W>(old - rate * (Nesterov ? g + coefficient * b : b));
+          const A p_new = old - rate * (Nesterov ? g + coefficient * b : b);
+          p[i] = static_cast<P>(p_new);
+          if constexpr (Mixed) w[i] = static_cast<W>(p_new);
         });
       });
 }
 
-template <class Exec, class Blocks, class Scale, class Skip, class Grad, class Weight>
+template <bool Mixed, class Exec, class Blocks, class Scale, class Skip, class Grad, class Master,
+          class Weight>
 void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale const& grad_scale,
-               Skip const& skip, Grad const& grad, Weight const& weight) {
+               Skip const& skip, Grad const& grad, Master const& master, Weight const& weight) {
   using W = value_t<Weight>;
-  using A = accum_t<W>;
+  using P = value_t<Master>;
+  using A = accum_t<P>;
   const double lr = s.lr;
   Kokkos::parallel_for(
       "sdp::kernels::sgd_update", row_policy(exec, static_cast<index_t>(blocks.extent(0))),
@@ -64,12 +73,40 @@ void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale c
         const A decay = static_cast<A>(block.weight_decay);
         const A scale = static_cast<A>(grad_scale());
         auto const* g_in = grad.data() + block.gradient;
-        auto* p = weight.data() + block.weight;
+        auto* p = master.data() + (Mixed ? block.moment : block.weight);
+        auto* w = weight.data() + block.weight;
         row_for(team, block.count, [=](index_t i) {
           const A old = static_cast<A>(p[i]);
-          p[i] = static_cast<W>(old - rate * (static_cast<A>(g_in[i]) * scale + decay * old));
+          const A p_new = old - rate * (static_cast<A>(g_in[i]) * scale + decay * old);
+          p[i] = static_cast<P>(p_new);
+          if constexpr (Mixed) w[i] = static_cast<W>(p_new);
         });
       });
+}
+
+template <bool Mixed, class Exec, class Blocks, class Scale, class Skip, class Grad, class Moment,
+          class Master, class Weight>
+void sgd(Exec const& exec, Blocks const& blocks, SgdStep const& step, Scale const& grad_scale,
+         Skip const& skip, Grad const& grad, Moment const& momentum_buffer, Master const& master,
+         Weight const& weight) {
+  static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
+                "sgd_update: blocks must be of UpdateBlock");
+  if (blocks.extent(0) == 0) return;
+  const auto run = [&]<bool First, bool Nesterov>(std::bool_constant<First>,
+                                                  std::bool_constant<Nesterov>) {
+    sgd_momentum<Mixed, First, Nesterov>(exec, blocks, step, grad_scale, skip, grad,
+                                         momentum_buffer, master, weight);
+  };
+  if (step.momentum == 0.0)
+    sgd_plain<Mixed>(exec, blocks, step, grad_scale, skip, grad, master, weight);
+  else if (step.first_step && step.nesterov)
+    run(std::true_type(), std::true_type());
+  else if (step.first_step)
+    run(std::true_type(), std::false_type());
+  else if (step.nesterov)
+    run(std::false_type(), std::true_type());
+  else
+    run(std::false_type(), std::false_type());
 }
 }  // namespace Details
 
@@ -89,24 +126,18 @@ template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRa
 void sgd_update(Exec const& exec, Blocks const& blocks, SgdStep const& step,
                 Scale const& grad_scale, Skip const& skip, Grad const& grad,
                 Moment const& momentum_buffer, Weight const& weight) {
-  static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
-                "sgd_update: blocks must be of UpdateBlock");
-  if (blocks.extent(0) == 0) return;
-  const auto run = [&]<bool First, bool Nesterov>(std::bool_constant<First>,
-                                                  std::bool_constant<Nesterov>) {
-    Details::sgd_momentum<First, Nesterov>(exec, blocks, step, grad_scale, skip, grad,
-                                           momentum_buffer, weight);
-  };
-  if (step.momentum == 0.0)
-    Details::sgd_plain(exec, blocks, step, grad_scale, skip, grad, weight);
-  else if (step.first_step && step.nesterov)
-    run(std::true_type(), std::true_type());
-  else if (step.first_step)
-    run(std::true_type(), std::false_type());
-  else if (step.nesterov)
-    run(std::false_type(), std::true_type());
-  else
-    run(std::false_type(), std::false_type());
+  Details::sgd<false>(exec, blocks, step, grad_scale, skip, grad, momentum_buffer, weight, weight);
+}
+
+/// The same step on master weights (m), laid out as the moments (also where momentum_buffer is
+/// empty); weight (w) becomes the master weights rounded once to its own type and is not read.
+/// Arithmetic in accum_t of the master weights.
+template <ExecutionSpace Exec, RowMajor<1> Blocks, ViewOfRank<0> Scale, ViewOfRank<0> Skip,
+          RowMajor<1> Grad, RowMajor<1> Moment, RowMajor<1> Master, RowMajor<1> Weight>
+void sgd_update(Exec const& exec, Blocks const& blocks, SgdStep const& step,
+                Scale const& grad_scale, Skip const& skip, Grad const& grad,
+                Moment const& momentum_buffer, Master const& master, Weight const& weight) {
+  Details::sgd<true>(exec, blocks, step, grad_scale, skip, grad, momentum_buffer, master, weight);
 }
 
 }  // namespace sdp::kernels

@@ -156,6 +156,50 @@ TEST(OptimizerStorage, GradientsAndWeightsInBf16) {
   expect_close(get_values(weight), expected, 1e-2, 1.0, "weight");
 }
 
+TEST(OptimizerStorage, MasterWeightsTakeTheStepAndAreRoundedOnce) {
+  // 20 elements: from 3 on of the gradients, 5 of the moments and master weights, 9 of the weights.
+  const auto scale = scalar_of<double>(0.5);
+  const auto skip = scalar_of<int>(0);
+  const auto at = [&](Values const& values, std::size_t begin) {
+    Values moved(40, 7.0);
+    std::copy(values.begin(), values.end(), moved.begin() + static_cast<std::ptrdiff_t>(begin));
+    return vector_of<float>(moved);
+  };
+  const auto grads = noise(20, 1), weights = noise(20, 2), moments = noise(20, 3, 0.0, 1.0);
+  const auto mixed = vector_of_items<UpdateBlock>({{3, 5, 9, 20, 1.0, 0.1}});
+  const auto plain = vector_of_items<UpdateBlock>({{3, 5, 5, 20, 1.0, 0.1}});
+  const auto check = [&](auto const& step) {
+    const auto expected_m = at(moments, 5), expected_v = at(moments, 5), expected = at(weights, 5);
+    const auto m = at(moments, 5), v = at(moments, 5), master = at(weights, 5);
+    const auto stored = vector_of<bf16>(Values(40, 7.0));
+    step(plain, at(grads, 3), expected_m, expected_v, expected, nullptr);
+    step(mixed, at(grads, 3), m, v, master, &stored);
+    EXPECT_TRUE(same_bits(m, expected_m));
+    EXPECT_TRUE(same_bits(v, expected_v));
+    EXPECT_TRUE(same_bits(master, expected));
+    Values rounded(40, 7.0);
+    for (std::size_t i = 0; i < 20; ++i)
+      rounded[9 + i] = static_cast<float>(bf16(get_values(expected)[5 + i]));
+    EXPECT_EQ(get_values(stored), rounded);
+  };
+  check([&](auto const& blocks, auto const& g, auto const& m, auto const& v, auto const& master,
+            Vector<bf16> const* stored) {
+    if (stored)
+      adamw_update(Exec(), blocks, adamw_step(2), scale, skip, g, m, v, master, *stored);
+    else
+      adamw_update(Exec(), blocks, adamw_step(2), scale, skip, g, m, v, master);
+  });
+  for (const SgdStep s : {SgdStep{0.1, 0.9, true, false}, SgdStep{0.1, 0.9, false, true},
+                          SgdStep{0.1, 0.0, false, false}})
+    check([&](auto const& blocks, auto const& g, auto const& m, auto const&, auto const& master,
+              Vector<bf16> const* stored) {
+      if (stored)
+        sgd_update(Exec(), blocks, s, scale, skip, g, m, master, *stored);
+      else
+        sgd_update(Exec(), blocks, s, scale, skip, g, m, master);
+    });
+}
+
 TEST(Optimizer, BuffersMayBeLaidOutDifferently) {
   // The same 20 elements at 0 everywhere, and at 3 of the gradients, 5 of the moments, 9 of the
   // weights.
