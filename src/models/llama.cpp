@@ -181,7 +181,7 @@ void Llama<V>::loss(ExecSpace const& exec, View1<V> const& weights, Tokens const
 
 template <class V>
 void Llama<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
-                             double grad_scale, bool accumulate, View1<V> const& grads,
+                             double grad_scale, bool accumulate, View1<Accum> const& grads,
                              View1<Accum> const& losses, double label_smoothing,
                              ForwardObserver* observer) {
   Region region("sdp::models::llama_loss_backward");
@@ -218,7 +218,8 @@ void Llama<V>::recompute_layer(Pass const& pass, View1<V> const& weights, int l)
 }
 
 template <class V>
-LlamaLayerGradients<V> Llama<V>::layer_gradients(View1<V> const& grads, int l, double beta) const {
+LlamaLayerGradients<V> Llama<V>::layer_gradients(View1<Accum> const& grads, int l,
+                                                 double beta) const {
   LlamaLayerGradients<V> layer;
   layer.rows = llama_layer_rows(m_subnetwork.gradients, m_where.layers[l], grads.data());
   layer.beta = beta;
@@ -238,11 +239,11 @@ LlamaLayerGradients<V> Llama<V>::layer_gradients(View1<V> const& grads, int l, d
 }
 
 template <class V>
-void Llama<V>::start_gradients(ExecSpace const& exec, View1<V> const& grads) {
+void Llama<V>::start_gradients(ExecSpace const& exec, View1<Accum> const& grads) {
   // GEMMs overwrite with beta = 0; the rest accumulates and starts at zero, as does the norm of a
   // sub-layer without rows. A tied embedding has the head's gradient already.
   auto zero = [&](int tensor) {
-    Kokkos::deep_copy(exec, m_subnetwork.gradients.vector(grads, tensor), V(0));
+    Kokkos::deep_copy(exec, m_subnetwork.gradients.vector(grads, tensor), Accum(0));
   };
   if (m_where.head != m_where.embedding) zero(m_where.embedding);
   zero(m_where.final_norm);
@@ -254,7 +255,7 @@ void Llama<V>::start_gradients(ExecSpace const& exec, View1<V> const& grads) {
 
 template <class V>
 void Llama<V>::backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens,
-                        bool accumulate, View1<V> const& grads, BackwardObserver* observer) {
+                        bool accumulate, View1<Accum> const& grads, BackwardObserver* observer) {
   Region region("sdp::models::llama_backward");
   if (!m_with_backward)
     throw std::logic_error("Llama::backward: the model was built for forward passes only");
@@ -268,7 +269,7 @@ void Llama<V>::backward(ExecSpace const& exec, View1<V> const& weights, Tokens c
     ready = end;
   };
   if (!accumulate) start_gradients(exec, grads);
-  Kokkos::deep_copy(exec, Window1<V>(m_scratch.d_stream.data(), m_tokens * d), V(0));
+  Kokkos::deep_copy(exec, Window1<V>(m_scratch.d_stream.data(), m_tokens * d), V(0.0f));
   llama_norm_backward(pass, m_subnetwork.weights.vector(weights, m_where.final_norm), m_final_in,
                       m_final_rstd, table.vector(grads, m_where.final_norm));
   report(table.offset(m_where.final_norm) + table.held_size(m_where.final_norm));
@@ -291,5 +292,6 @@ void Llama<V>::backward(ExecSpace const& exec, View1<V> const& weights, Tokens c
 
 template class Llama<float>;
 template class Llama<double>;
+template class Llama<kernels::bf16>;
 
 }  // namespace sdp

@@ -26,7 +26,7 @@ namespace sdp {
 /// rows, and a sub-layer without rows does not exist, so that the skip path carries the signal past
 /// it. It knows shapes, never ranks. All buffers are allocated by the constructor; a step allocates
 /// nothing and does not wait for the device. RMSNorm and rotary embedding are Hugging Face's forms.
-/// V is float or double.
+/// V is float, double or bf16; weight gradients and losses are in the accumulation type of V.
 template <class V>
 class Llama : public Model<V> {
  public:
@@ -61,7 +61,7 @@ class Llama : public Model<V> {
   /// the activations below it. `accumulate` adds to the gradients instead of overwriting them.
   /// Label smoothing is PyTorch's and changes both losses and gradients.
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& targets,
-                     double grad_scale, bool accumulate, View1<V> const& grads,
+                     double grad_scale, bool accumulate, View1<Accum> const& grads,
                      View1<Accum> const& losses, double label_smoothing = 0.0,
                      ForwardObserver* observer = nullptr);
 
@@ -69,7 +69,7 @@ class Llama : public Model<V> {
   /// gradient table is written. The observer, when given, hears how much of the gradient buffer is
   /// final.
   void backward(ExecSpace const& exec, View1<V> const& weights, Tokens const& tokens,
-                bool accumulate, View1<V> const& grads, BackwardObserver* observer);
+                bool accumulate, View1<Accum> const& grads, BackwardObserver* observer);
 
   /// Logits (rows, V) of the tokens [first, first + rows) of the last forward, counted over B*T.
   void logits(ExecSpace const& exec, View1<V> const& weights, index_t first,
@@ -81,7 +81,8 @@ class Llama : public Model<V> {
     forward(exec, weights, batch.tokens, observer);
   }
   void forward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
-               bool /*accumulate*/, View1<V> const& /*grads*/, ForwardObserver* observer) override {
+               bool /*accumulate*/, View1<Accum> const& /*grads*/,
+               ForwardObserver* observer) override {
     forward(exec, weights, batch.tokens, observer);
   }
   void loss(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
@@ -89,13 +90,13 @@ class Llama : public Model<V> {
     loss(exec, weights, batch.targets, losses, observer);
   }
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
-                     double grad_scale, bool accumulate, View1<V> const& grads,
+                     double grad_scale, bool accumulate, View1<Accum> const& grads,
                      View1<Accum> const& losses, double label_smoothing) override {
     loss_backward(exec, weights, batch.targets, grad_scale, accumulate, grads, losses,
                   label_smoothing);
   }
   void backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch, bool accumulate,
-                View1<V> const& grads, BackwardObserver* observer) override {
+                View1<Accum> const& grads, BackwardObserver* observer) override {
     backward(exec, weights, batch.tokens, accumulate, grads, observer);
   }
 
@@ -110,8 +111,8 @@ class Llama : public Model<V> {
   void allocate_layers();
   Pass make_pass(ExecSpace const& exec) const;
   void recompute_layer(Pass const& pass, View1<V> const& weights, int layer);
-  void start_gradients(ExecSpace const& exec, View1<V> const& grads);
-  LlamaLayerGradients<V> layer_gradients(View1<V> const& grads, int layer, double beta) const;
+  void start_gradients(ExecSpace const& exec, View1<Accum> const& grads);
+  LlamaLayerGradients<V> layer_gradients(View1<Accum> const& grads, int layer, double beta) const;
   LlamaLayerRows<V> layer_weights(View1<V> const& weights, int layer) const;
   double attention_scale(int layer) const { return branch_scale(2 * layer); }
   double mlp_scale(int layer) const { return branch_scale(2 * layer + 1); }
@@ -145,5 +146,6 @@ class Llama : public Model<V> {
 
 extern template class Llama<float>;
 extern template class Llama<double>;
+extern template class Llama<kernels::bf16>;
 
 }  // namespace sdp

@@ -54,9 +54,13 @@ LlamaScratch<V> llama_allocate_scratch(LlamaConfig const& config, LlamaPlan cons
 template LlamaLayerBuffers<float> llama_allocate_layer(index_t, index_t, index_t, index_t, index_t);
 template LlamaLayerBuffers<double> llama_allocate_layer(index_t, index_t, index_t, index_t,
                                                         index_t);
+template LlamaLayerBuffers<kernels::bf16> llama_allocate_layer(index_t, index_t, index_t, index_t,
+                                                               index_t);
 template LlamaScratch<float> llama_allocate_scratch(LlamaConfig const&, LlamaPlan const&, index_t,
                                                     index_t, bool);
 template LlamaScratch<double> llama_allocate_scratch(LlamaConfig const&, LlamaPlan const&, index_t,
                                                      index_t, bool);
+template LlamaScratch<kernels::bf16> llama_allocate_scratch(LlamaConfig const&, LlamaPlan const&,
+                                                            index_t, index_t, bool);
 
 }  // namespace sdp

@@ -31,5 +31,9 @@ template void llama_head_loss<float>(ExecSpace const&, Window2<float> const&, Wi
 template void llama_head_loss<double>(ExecSpace const&, Window2<double> const&,
                                       Window2<double> const&, Window1<std::int32_t const> const&,
                                       Window2<double> const&, Window1<double> const&);
+template void llama_head_loss<kernels::bf16>(ExecSpace const&, Window2<kernels::bf16> const&,
+                                             Window2<kernels::bf16> const&,
+                                             Window1<std::int32_t const> const&,
+                                             Window2<kernels::bf16> const&, Window1<float> const&);
 
 }  // namespace sdp

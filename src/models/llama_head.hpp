@@ -20,5 +20,10 @@ extern template void llama_head_loss<double>(ExecSpace const&, Window2<double> c
                                              Window2<double> const&,
                                              Window1<std::int32_t const> const&,
                                              Window2<double> const&, Window1<double> const&);
+extern template void llama_head_loss<kernels::bf16>(ExecSpace const&, Window2<kernels::bf16> const&,
+                                                    Window2<kernels::bf16> const&,
+                                                    Window1<std::int32_t const> const&,
+                                                    Window2<kernels::bf16> const&,
+                                                    Window1<float> const&);
 
 }  // namespace sdp

@@ -32,7 +32,7 @@ Window2<accum_t<V>> positions(LlamaPass<V> const& pass, View2<accum_t<V>> const&
 /// The columns of an activation that meet held gradient rows, next to each other.
 template <class V>
 Window2<V> held_columns(LlamaPass<V> const& pass, Window1<kernels::ColumnRun> const& runs,
-                        Window2<V> const& activation, Window2<V> const& gradient) {
+                        Window2<V> const& activation, Window2<accum_t<V>> const& gradient) {
   if (runs.extent(0) == 0) return activation;
   const auto packed = pass.window(pass.scratch.packed, static_cast<index_t>(gradient.extent(0)));
   kernels::pack_columns(pass.exec, runs, activation, packed);
@@ -123,7 +123,7 @@ void llama_mlp_forward(LlamaPass<V> const& pass, LlamaLayerPlan const& plan,
 
 template <class V>
 void llama_norm_backward(LlamaPass<V> const& pass, Window1<V> const& scale, View1<V> const& x,
-                         View1<accum_t<V>> const& rstd, Window1<V> const& d_scale) {
+                         View1<accum_t<V>> const& rstd, Window1<accum_t<V>> const& d_scale) {
   const index_t d = pass.hidden;
   const auto d_out = pass.window(pass.scratch.branch, d);
   const auto d_x = pass.window(pass.scratch.d_stream, d);
@@ -143,7 +143,7 @@ void llama_mlp_backward(LlamaPass<V> const& pass, LlamaLayerPlan const& plan,
                         LlamaLayerRows<V> const& weights, double alpha,
                         LlamaLayerBuffers<V> const& kept, LlamaLayerGradients<V> const& gradients) {
   const index_t d = pass.hidden;
-  LlamaLayerRows<V> const& held = gradients.rows;
+  LlamaLayerRows<accum_t<V>> const& held = gradients.rows;
   const auto d_out = pass.window(pass.scratch.d_stream, d);
   const auto d_act = pass.window(pass.scratch.act, plan.width);
   const auto gate_up = pass.window(kept.gate_up, 2 * plan.width);
@@ -181,7 +181,7 @@ void llama_attention_backward(LlamaPass<V> const& pass, LlamaLayerPlan const& pl
   const index_t b = pass.batch, t = pass.seq_len;
   const index_t slots = plan.heads + 2 * plan.kv_heads;
   LlamaScratch<V> const& scratch = pass.scratch;
-  LlamaLayerRows<V> const& held = gradients.rows;
+  LlamaLayerRows<accum_t<V>> const& held = gradients.rows;
   const auto d_out = pass.window(scratch.d_stream, d);
   const auto d_qkv = pass.window(scratch.d_qkv, slots * h);
   const auto attention_out = pass.window(kept.attention_out, plan.heads * h);
@@ -238,9 +238,10 @@ void llama_attention_backward(LlamaPass<V> const& pass, LlamaLayerPlan const& pl
                                    LlamaLayerRows<V> const&, double, LlamaLayerBuffers<V> const&, \
                                    LlamaLayerGradients<V> const&);                                \
   template void llama_norm_backward(LlamaPass<V> const&, Window1<V> const&, View1<V> const&,      \
-                                    View1<accum_t<V>> const&, Window1<V> const&);
+                                    View1<accum_t<V>> const&, Window1<accum_t<V>> const&);
 SDP_INSTANTIATE(float)
 SDP_INSTANTIATE(double)
+SDP_INSTANTIATE(kernels::bf16)
 #undef SDP_INSTANTIATE
 
 }  // namespace sdp

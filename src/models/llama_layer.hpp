@@ -30,11 +30,12 @@ template <class V>
 LlamaLayerRows<V> llama_layer_rows(ParameterTable const& table, LlamaLayerTensors const& tensors,
                                    V* flat);
 
-/// Where the weight gradients of one layer go, and from which columns of the activations they come
-/// where only some are held (runs without elements: all columns).
+/// Where the weight gradients of one layer go, in the type in which V is summed, and from which
+/// columns of the activations they come where only some are held (runs without elements: all
+/// columns).
 template <class V>
 struct LlamaLayerGradients {
-  LlamaLayerRows<V> rows;
+  LlamaLayerRows<kernels::accum_t<V>> rows;
   Window1<kernels::ColumnRun> act, gate_up, attention, qkv;
   double beta = 0.0;  ///< of the matrices; the norms accumulate
 };
@@ -103,6 +104,7 @@ void llama_mlp_backward(LlamaPass<V> const& pass, LlamaLayerPlan const& plan,
 /// scratch.d_stream and to d_scale, which may hold nothing.
 template <class V>
 void llama_norm_backward(LlamaPass<V> const& pass, Window1<V> const& scale, View1<V> const& x,
-                         View1<kernels::accum_t<V>> const& rstd, Window1<V> const& d_scale);
+                         View1<kernels::accum_t<V>> const& rstd,
+                         Window1<kernels::accum_t<V>> const& d_scale);
 
 }  // namespace sdp

@@ -122,5 +122,6 @@ void LlamaStreamed<V>::loss(ExecSpace const& exec, View1<V> const& weights, Toke
 
 template class LlamaStreamed<float>;
 template class LlamaStreamed<double>;
+template class LlamaStreamed<kernels::bf16>;
 
 }  // namespace sdp

@@ -13,7 +13,7 @@ namespace sdp {
 ///
 /// The caller keeps the residual stream (N,D) of every micro-batch, N = B*T. Losses have the bits
 /// of Llama::forward and Llama::loss. Buffers are those of one layer and one micro-batch; calls
-/// allocate nothing and do not wait for the device. V is float or double.
+/// allocate nothing and do not wait for the device. V is float, double or bf16.
 template <class V>
 class LlamaStreamed {
  public:
@@ -60,5 +60,6 @@ class LlamaStreamed {
 
 extern template class LlamaStreamed<float>;
 extern template class LlamaStreamed<double>;
+extern template class LlamaStreamed<kernels::bf16>;
 
 }  // namespace sdp

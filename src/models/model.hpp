@@ -28,6 +28,9 @@ struct ModelBatch {
 /// What training and evaluation ask of a model, whatever its kind. Calls come in the order of a
 /// step: forward, loss_backward, backward; or infer, loss. None allocates or waits for the device.
 /// Losses (B*T) are in nats, one per target; see Llama and Resnet.
+///
+/// V: storage type of weights and activations. Gradients of weights, like losses, have the type in
+/// which V is summed: float for bf16, V itself otherwise.
 template <class V>
 class Model {
  public:
@@ -42,14 +45,14 @@ class Model {
   /// Forward pass of a training step. Running statistics are written to their rows of grads;
   /// `accumulate`: this is not the first micro-batch of the update.
   virtual void forward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
-                       bool accumulate, View1<V> const& grads, ForwardObserver* observer) = 0;
+                       bool accumulate, View1<Accum> const& grads, ForwardObserver* observer) = 0;
   virtual void loss(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
                     View1<Accum> const& losses, ForwardObserver* observer) = 0;
   virtual void loss_backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
-                             double grad_scale, bool accumulate, View1<V> const& grads,
+                             double grad_scale, bool accumulate, View1<Accum> const& grads,
                              View1<Accum> const& losses, double label_smoothing) = 0;
   virtual void backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
-                        bool accumulate, View1<V> const& grads, BackwardObserver* observer) = 0;
+                        bool accumulate, View1<Accum> const& grads, BackwardObserver* observer) = 0;
   /// correct (B) = 1 where the class of the largest logit of the last loss() is the target, else 0.
   /// False, and nothing written, for a model that does not classify.
   virtual bool correct(ExecSpace const& /*exec*/, Batch const& /*batch*/,
@@ -59,6 +62,7 @@ class Model {
 };
 
 /// A model with buffers for batches of up to max_batch samples (of up to max_seq_len tokens each).
+/// V is float, double or, for a LLaMA, bf16; std::invalid_argument for another model in bf16.
 template <class V>
 std::unique_ptr<Model<V>> make_model(ModelConfig const& config, ModelSubnetwork const& subnetwork,
                                      index_t max_batch, index_t max_seq_len, bool with_backward);
@@ -69,5 +73,7 @@ extern template std::unique_ptr<Model<float>> make_model<float>(ModelConfig cons
 extern template std::unique_ptr<Model<double>> make_model<double>(ModelConfig const&,
                                                                   ModelSubnetwork const&, index_t,
                                                                   index_t, bool);
+extern template std::unique_ptr<Model<kernels::bf16>> make_model<kernels::bf16>(
+    ModelConfig const&, ModelSubnetwork const&, index_t, index_t, bool);
 
 }  // namespace sdp
