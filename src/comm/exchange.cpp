@@ -23,7 +23,8 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
       m_schedule(std::move(schedule)),
       m_options(options),
       m_exec(exec),
-      m_legs(m_schedule, sizeof(G), sizeof(W), options.method == ReductionMethod::allreduce),
+      m_legs(m_schedule, wire_bytes(options), sizeof(W),
+             options.method == ReductionMethod::allreduce, options.bf16_wire),
       m_buckets(m_schedule.buckets.size()) {
   if (m_schedule.workers != world.workers() || m_schedule.worker != world.worker())
     throw std::invalid_argument("Exchange: the schedule is for worker " +
@@ -31,6 +32,9 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
                                 std::to_string(m_schedule.workers));
   if (m_options.max_message_bytes < 1)
     throw std::invalid_argument("Exchange: max_message_bytes must be at least 1");
+  if (m_options.bf16_wire &&
+      (!std::is_same_v<G, float> || m_options.method == ReductionMethod::allreduce))
+    throw std::invalid_argument("Exchange: bf16_wire needs float gradients and own sums");
   if (m_options.method == ReductionMethod::allreduce && !m_schedule.dense)
     throw on_all_ranks(ConfigError(
         "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
@@ -47,12 +51,16 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
                                            m_options.max_message_bytes);
   m_message_done.assign(m_legs.addresses().size(), 0);
   m_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
+  if (m_options.bf16_wire) m_wire_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
 
   const index_t slots =
       std::min<index_t>(m_legs.slot_users(), std::max(1, m_options.staging_slots));
   const MemoryScope scope(MemoryCategory::communication);
   m_staging = View1<char>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::staging"),
                           static_cast<std::size_t>(slots * m_legs.slot_bytes()));
+  if (const index_t partials = m_legs.partial_elements(m_schedule.workers); partials > 0)
+    m_partials =
+        View1<G>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::partials"), partials);
   for (index_t slot = slots; slot-- > 0;) m_free_slots.push_back(static_cast<int>(slot));
   auto const& spans = m_legs.spans();
   m_spans = View1<kernels::CopySpan>("sdp::comm::copy_spans", spans.size());
@@ -329,6 +337,22 @@ void Exchange<G, W>::sum(Bucket& bucket, LegKind kind,
   G* const own = m_gradients.data() + gradients.begin;
   char* const slot = m_staging.data() + bucket.slot * m_legs.slot_bytes();
   auto const& staging = leg(bucket, kind).staging;
+  const Window1<G> result(own, static_cast<std::size_t>(gradients.size()));
+  if constexpr (std::is_same_v<G, float>) {
+    if (m_options.bf16_wire) {
+      m_wire_terms.clear();
+      for (Contribution const& term : contributions)
+        m_wire_terms.push_back(
+            {term.leaf, term.message < 0
+                            ? nullptr
+                            : reinterpret_cast<kernels::bf16*>(
+                                  slot + staging[static_cast<std::size_t>(term.message)]) +
+                                  term.offset});
+      kernels::rounded_ordered_sum(m_exec, m_wire_terms, scale, result,
+                                   Window1<G>(m_partials.data(), m_partials.extent(0)), m_terms);
+      return;
+    }
+  }
   m_terms.clear();
   for (Contribution const& term : contributions)
     m_terms.push_back(
@@ -336,8 +360,7 @@ void Exchange<G, W>::sum(Bucket& bucket, LegKind kind,
                                      : reinterpret_cast<G*>(
                                            slot + staging[static_cast<std::size_t>(term.message)]) +
                                            term.offset});
-  kernels::ordered_sum(m_exec, m_terms, scale,
-                       Window1<G>(own, static_cast<std::size_t>(gradients.size())));
+  kernels::ordered_sum(m_exec, m_terms, scale, result);
 }
 
 template <class G, class W>
@@ -414,7 +437,7 @@ void Exchange<G, W>::post(Bucket& bucket, LegKind kind, int index) {
   const auto i = static_cast<std::size_t>(index);
   ExchangeMessage const& message = (*leg.messages)[i];
   const bool weights = carries_weights(kind);
-  const auto element_bytes = static_cast<index_t>(weights ? sizeof(W) : sizeof(G));
+  const auto element_bytes = weights ? static_cast<index_t>(sizeof(W)) : wire_bytes(m_options);
   char* data = nullptr;
   if (leg.staging[i] >= 0)
     data = m_staging.data() + bucket.slot * m_legs.slot_bytes() + leg.staging[i];
@@ -459,8 +482,7 @@ void Exchange<G, W>::copy(Bucket& bucket, LegKind kind) {
   const auto spans = copy_window(m_spans, leg.first_span, leg.spans);
   char* const slot = m_staging.data() + bucket.slot * m_legs.slot_bytes();
   const auto bytes = static_cast<std::size_t>(m_legs.slot_bytes());
-  auto move = [&](auto const& flat) {
-    using T = typename std::decay_t<decltype(flat)>::value_type;
+  auto move = [&]<class T>(auto const& flat, T*) {
     const Window1<T> packed(reinterpret_cast<T*>(slot), bytes / sizeof(T));
     if (is_send(kind))
       kernels::pack_spans(m_exec, spans, flat, packed);
@@ -468,9 +490,11 @@ void Exchange<G, W>::copy(Bucket& bucket, LegKind kind) {
       kernels::unpack_spans(m_exec, spans, packed, flat);
   };
   if (carries_weights(kind))
-    move(m_weights);
+    move(m_weights, static_cast<W*>(nullptr));
+  else if (m_options.bf16_wire)
+    move(m_gradients, static_cast<kernels::bf16*>(nullptr));
   else
-    move(m_gradients);
+    move(m_gradients, static_cast<G*>(nullptr));
   if (is_send(kind)) fence();
 }
 

@@ -26,6 +26,7 @@ struct ExchangeOptions {
   ReductionMethod method = ReductionMethod::exchange;
   int staging_slots = 3;  ///< buckets whose contributions may be under way at the same time
   index_t max_message_bytes = index_t{1} << 30;
+  bool bf16_wire = false;        ///< gradients cross as bf16; for float gradients and `exchange`
   bool gpu_aware_mpi = false;    ///< MPI can address the memory of the execution space's device
   double timeout_seconds = 0.0;  ///< longest time without progress while waiting; 0: for ever
 };
@@ -69,6 +70,11 @@ struct ExchangeStatistics {
 /// most `staging_slots` buckets are accepted at a time, in bucket order on every rank, so the
 /// lowest unfinished bucket can always proceed. Slices that are contiguous are sent and received in
 /// the gradient buffer itself.
+///
+/// With bf16_wire contributions, node sums and averages are rounded to bf16, on the worker that
+/// they stay on too, and sums are formed in float: all holders have the same average, which depends
+/// on no owner. What one worker alone holds is not rounded. Every gradient then passes through
+/// staging memory.
 ///
 /// G: type of the gradients and of the wire; W: type of the weights. Instantiated for (float,
 /// float), (double, double) and (float, bf16).
@@ -165,6 +171,10 @@ class Exchange {
   void post_all(Bucket& bucket, LegKind kind);
   void copy(Bucket& bucket, LegKind kind);
   void fence() const;
+  /// Bytes of a gradient in a message.
+  static index_t wire_bytes(ExchangeOptions const& options) {
+    return static_cast<index_t>(options.bf16_wire ? sizeof(kernels::bf16) : sizeof(G));
+  }
 
   World const& m_world;
   ExchangeSchedule m_schedule;
@@ -176,7 +186,9 @@ class Exchange {
   View1<char> m_staging;
   View1<kernels::CopySpan> m_spans;
   std::vector<int> m_free_slots;
-  std::vector<kernels::SumTerm<G>> m_terms;  ///< scratch of sum()
+  std::vector<kernels::SumTerm<G>> m_terms;                   ///< scratch of sum()
+  std::vector<kernels::SumTerm<kernels::bf16>> m_wire_terms;  ///< the same with bf16_wire
+  View1<G> m_partials;                                        ///< see partial_elements()
   std::vector<char> m_message_done;
 
   View1<G> m_gradients;

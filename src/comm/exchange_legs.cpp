@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "comm/copy_list.hpp"
+#include "kernels/update/ordered_sum.hpp"
 
 namespace sdp {
 
@@ -60,8 +61,8 @@ constexpr std::array<char const*, k_leg_kinds> k_what = {
 }  // namespace
 
 ExchangeLegs::ExchangeLegs(ExchangeSchedule const& schedule, index_t gradient_bytes,
-                           index_t weight_bytes, bool all_reduce)
-    : m_buckets(schedule.buckets.size()) {
+                           index_t weight_bytes, bool all_reduce, bool converted)
+    : m_converted(converted), m_buckets(schedule.buckets.size()) {
   static Messages const none;
   for (std::size_t b = 0; b < m_buckets.size(); ++b) {
     for (int kind = 0; kind < k_leg_kinds; ++kind) {
@@ -91,7 +92,8 @@ void ExchangeLegs::add_leg(int bucket, LegKind kind, Messages const& messages,
     ExchangeMessage const& message = messages[m];
     m_addresses.push_back({bucket, kind, static_cast<int>(m)});
     const bool staged = message.runs.empty();
-    const bool direct = !staged && (message.runs.size() == 1 || !message.parts.empty());
+    const bool direct = !staged && (carries_weights(kind) || !m_converted) &&
+                        (message.runs.size() == 1 || !message.parts.empty());
     leg.parts.push_back(ranges(message, !direct));
     if (direct) {
       leg.staging.push_back(-1);
@@ -113,6 +115,16 @@ index_t ExchangeLegs::slot_users() const {
   return std::count_if(m_buckets.begin(), m_buckets.end(), [](Bucket const& bucket) {
     return bucket.gradient_bytes > 0 || bucket.weight_bytes > 0;
   });
+}
+
+index_t ExchangeLegs::partial_elements(int workers) const {
+  constexpr index_t k_of_a_group = 16384;
+  constexpr int k_capacity = kernels::SumTerms<float>::k_capacity;
+  int most = 0;
+  for (Bucket const& bucket : m_buckets)
+    for (LegKind kind : {node_receive, reduce_receive})
+      most = std::max(most, bucket.legs[kind].size() + 1);
+  return m_converted && most > k_capacity ? (workers / k_capacity + 1) * k_of_a_group : 0;
 }
 
 std::size_t ExchangeLegs::pieces(ExchangeSchedule const& schedule,

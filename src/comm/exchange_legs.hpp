@@ -67,10 +67,12 @@ class ExchangeLegs {
     index_t weight_bytes = 0;
   };
 
-  /// `gradient_bytes`, `weight_bytes`: of one element. With `all_reduce` every bucket has one
-  /// message, the first of its reduce_send leg, in place of the gradient legs.
+  /// `gradient_bytes`, `weight_bytes`: of one element in a message. With `all_reduce` every bucket
+  /// has one message, the first of its reduce_send leg, in place of the gradient legs. With
+  /// `converted` gradients have another type in messages than in the flat buffer, so that every one
+  /// of them passes through a slot.
   ExchangeLegs(ExchangeSchedule const& schedule, index_t gradient_bytes, index_t weight_bytes,
-               bool all_reduce);
+               bool all_reduce, bool converted = false);
 
   std::vector<Bucket> const& buckets() const { return m_buckets; }
   std::vector<LegAddress> const& addresses() const { return m_addresses; }
@@ -78,6 +80,9 @@ class ExchangeLegs {
   /// Bytes of a staging slot, and the number of buckets that need one.
   index_t slot_bytes() const { return m_slot_bytes; }
   index_t slot_users() const;
+  /// Elements that the sums of a worker among `workers` keep beside their terms: none, but where
+  /// converted gradients of more peers than kernels::SumTerms holds are added.
+  index_t partial_elements(int workers) const;
   /// Pieces of at most this length that all messages make together, at most.
   std::size_t pieces(ExchangeSchedule const& schedule, index_t max_message_bytes) const;
   /// The unfinished messages of a bucket, "gradients of ranks 1, 3; ..."; empty where there are
@@ -88,6 +93,8 @@ class ExchangeLegs {
  private:
   void add_leg(int bucket, LegKind kind, std::vector<ExchangeMessage> const& messages,
                index_t element_bytes);
+
+  bool m_converted = false;
 
   std::vector<Bucket> m_buckets;
   std::vector<LegAddress> m_addresses;

@@ -15,6 +15,7 @@ struct Staging {
   index_t slot_bytes = 0;
   index_t users = 0;
   index_t spans = 0;
+  index_t partials = 0;
 };
 
 }  // namespace
@@ -23,7 +24,8 @@ std::vector<WorkerTraffic> exchange_traffic(ExchangeLayout const& layout,
                                             std::vector<IndexRange> const& buckets,
                                             std::vector<int> const& workers,
                                             GradientReturn gradient_return, int ranks_per_node,
-                                            index_t gradient_bytes, index_t weight_bytes) {
+                                            index_t gradient_bytes, index_t weight_bytes,
+                                            bool converted) {
   std::vector<WorkerTraffic> result;
   for (int worker : workers) result.push_back({worker, {}, 0, 0});
   std::vector<Staging> staging(workers.size());
@@ -34,15 +36,19 @@ std::vector<WorkerTraffic> exchange_traffic(ExchangeLayout const& layout,
                   count_messages(bucket, workers[i], ranks_per_node, result[i].traffic);
                   result[i].owned += owned;
                   one_bucket.buckets[0] = bucket;
-                  const ExchangeLegs legs(one_bucket, gradient_bytes, weight_bytes, false);
+                  const ExchangeLegs legs(one_bucket, gradient_bytes, weight_bytes, false,
+                                          converted);
                   staging[i].slot_bytes = std::max(staging[i].slot_bytes, legs.slot_bytes());
                   staging[i].users += legs.slot_users();
+                  staging[i].partials =
+                      std::max(staging[i].partials, legs.partial_elements(layout.workers()));
                   staging[i].spans += static_cast<index_t>(legs.spans().size());
                 });
   const index_t slots = ExchangeOptions{}.staging_slots;
   for (std::size_t i = 0; i < workers.size(); ++i)
     result[i].exchange_bytes = std::min(staging[i].users, slots) * staging[i].slot_bytes +
-                               staging[i].spans * static_cast<index_t>(sizeof(kernels::CopySpan));
+                               staging[i].spans * static_cast<index_t>(sizeof(kernels::CopySpan)) +
+                               staging[i].partials * static_cast<index_t>(sizeof(float));
   return result;
 }
 

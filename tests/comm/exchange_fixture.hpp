@@ -48,6 +48,7 @@ class Fixture {
       : m_world(world),
         m_layout(layout),
         m_returns(gradient_return == GradientReturn::holders),
+        m_rounded(options.bf16_wire),
         exchange(world,
                  make_schedule(layout, make_buckets(layout.gradients[0], bucket_bytes, sizeof(G)),
                                world.worker(), gradient_return, ranks_per_node, part_elements),
@@ -73,6 +74,11 @@ class Fixture {
     for (std::size_t i = 0; i < m_positions.size(); ++i)
       host(i) = gradient<G>(m_world.worker(), m_positions[i], step);
     Kokkos::deep_copy(gradients, host);
+  }
+
+  /// As a message carries it, where it is one of several contributions.
+  G on_wire(G value) const {
+    return m_rounded ? static_cast<G>(kernels::bf16(static_cast<float>(value))) : value;
   }
 
   /// begin ... finish with gradients becoming ready in random portions at random times.
@@ -107,9 +113,10 @@ class Fixture {
   std::optional<G> sum_of(index_t logical, int step, int begin, int end) const {
     auto leaf = [&](int id) -> std::optional<G> {
       if (id < begin || id >= end || (holders(logical) >> id & 1u) == 0) return std::nullopt;
-      return gradient<G>(id, logical, step);
+      return on_wire(gradient<G>(id, logical, step));
     };
-    return tree<G>(leaf, 0, leaves());
+    const std::optional<G> sum = tree<G>(leaf, 0, leaves());
+    return sum && end - begin < m_layout.workers() ? on_wire(*sum) : sum;
   }
 
   /// The average: a tree over workers, or over nodes of trees over their workers.
@@ -121,7 +128,9 @@ class Fixture {
             : tree<G>(
                   [&](int node) { return sum_of(logical, step, node * size, (node + 1) * size); },
                   0, leaves());
-    return *sum * static_cast<G>(1.0 / std::popcount(holders(logical)));
+    const int count = std::popcount(holders(logical));
+    if (count == 1) return gradient<G>(std::countr_zero(holders(logical)), logical, step);
+    return on_wire(*sum * static_cast<G>(1.0 / count));
   }
 
   /// Averages where they belong; elsewhere own gradients, or sums that this worker made of those of
@@ -208,6 +217,7 @@ class Fixture {
   World const& m_world;
   ExchangeLayout const& m_layout;
   bool m_returns;
+  bool m_rounded;
   std::vector<index_t> m_positions;
   std::vector<index_t> m_weight_positions;
   std::vector<unsigned> m_holders;  ///< bits of workers, by logical position

@@ -74,6 +74,38 @@ TEST(Exchange, AveragesInsideHolderSets) {
       }
 }
 
+TEST(Exchange, GradientsCrossAsBf16) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (int slots : {1, 3}) {
+    const ExchangeOptions options{.staging_slots = slots, .bf16_wire = true};
+    const auto dense = dense_layout(test::awkward_table(), world.workers());
+    for (index_t bytes : k_bucket_bytes)
+      for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none}) {
+        Fixture<float> fixture(world, dense, bytes, mode, options);
+        for (int step = 0; step < 2; ++step) {
+          fixture.run(step, static_cast<unsigned>(step));
+          fixture.check(step);
+          fixture.check_weights(step);
+        }
+        const std::int64_t narrow = fixture.exchange.statistics().gradient_sent_bytes;
+        Fixture<float> wide(world, dense, bytes, mode);
+        wide.run(0);
+        EXPECT_EQ(2 * narrow, wide.exchange.statistics().gradient_sent_bytes);
+      }
+    for (bool full_weights : {false, true})
+      for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none}) {
+        const auto layout = test::random_layout(world.workers(), 5, full_weights);
+        Fixture<float, bf16> fixture(world, layout, 900, mode, options);
+        fixture.run(1, 3);
+        fixture.check(1);
+        fixture.check_weights(1);
+      }
+  }
+  EXPECT_THROW(Fixture<double>(world, dense_layout(test::awkward_table(), world.workers()), 900,
+                               GradientReturn::holders, {.bf16_wire = true}),
+               std::invalid_argument);
+}
+
 TEST(Exchange, OwnersReturnWeights) {
   World world = World::from(MPI_COMM_WORLD);
   const auto layout = dense_layout(test::awkward_table(), world.workers());

@@ -256,18 +256,24 @@ TEST(Schedule, TrafficOfSomeWorkersIsThatOfTheirSchedules) {
           std::vector<int> workers;
           for (int worker = layout.workers() - 1; worker >= 0; --worker) workers.push_back(worker);
           const auto all = exchange_traffic(layout, buckets, workers, mode, ranks_per_node, 4, 2);
+          const auto narrow =
+              exchange_traffic(layout, buckets, workers, mode, ranks_per_node, 2, 2, true);
           ASSERT_EQ(all.size(), workers.size());
-          for (WorkerTraffic const& found : all) {
+          for (std::size_t i = 0; i < all.size(); ++i) {
+            WorkerTraffic const& found = all[i];
             const auto schedule =
                 make_schedule(layout, buckets, found.worker, mode, ranks_per_node);
             EXPECT_EQ(found.traffic, schedule.traffic);
             index_t owned = 0;
             for (OwnedRange const& range : schedule.owned) owned += range.gradients.size();
             EXPECT_EQ(found.owned, owned);
-            const ExchangeLegs legs(schedule, 4, 2, false);
-            EXPECT_EQ(found.exchange_bytes,
-                      std::min<index_t>(3, legs.slot_users()) * legs.slot_bytes() +
-                          static_cast<index_t>(legs.spans().size() * sizeof(kernels::CopySpan)));
+            const auto bytes = [](ExchangeLegs const& legs) {
+              return std::min<index_t>(3, legs.slot_users()) * legs.slot_bytes() +
+                     static_cast<index_t>(legs.spans().size() * sizeof(kernels::CopySpan));
+            };
+            EXPECT_EQ(found.exchange_bytes, bytes(ExchangeLegs(schedule, 4, 2, false)));
+            EXPECT_EQ(narrow[i].traffic, found.traffic);
+            EXPECT_EQ(narrow[i].exchange_bytes, bytes(ExchangeLegs(schedule, 2, 2, false, true)));
           }
           const auto one = exchange_traffic(layout, buckets, {3}, mode, ranks_per_node, 4, 2);
           EXPECT_EQ(one[0].traffic, all[workers.size() - 4].traffic);

@@ -57,6 +57,23 @@ TEST(TwoLevelExchange, OneSlotAndShortMessagesAreEnough) {
   }
 }
 
+TEST(TwoLevelExchange, GradientsCrossAsBf16) {
+  World world = World::from(MPI_COMM_WORLD);
+  for (int size : node_sizes(world))
+    for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none})
+      for (bool full_weights : {false, true}) {
+        const auto seed = 31 + static_cast<unsigned>(size);
+        const auto layout = test::random_layout(world.workers(), seed, full_weights);
+        const ExchangeOptions options{.staging_slots = 2, .bf16_wire = true};
+        Fixture<float, bf16> fixture(world, layout, 1500, mode, options, size);
+        for (int step = 0; step < 2; ++step) {
+          fixture.run(step, static_cast<unsigned>(step));
+          fixture.check(step);
+          fixture.check_weights(step);
+        }
+      }
+}
+
 TEST(TwoLevelExchange, BitsAreThoseOfOneLevelForPowersOfTwo) {
   World world = World::from(MPI_COMM_WORLD);
   for (int size : node_sizes(world)) {

@@ -145,6 +145,48 @@ TEST(OrderedSum, AnyNumberOfTerms) {
   }
 }
 
+/// Terms and sum rounded to bf16, one term being the buffer of the sum itself.
+void check_rounded(std::vector<int> const& ids, int own, index_t size, index_t room) {
+  std::vector<std::vector<float>> host;
+  std::vector<Vector<bf16>> views;
+  std::vector<SumTerm<bf16>> terms;
+  Vector<float> out("out", static_cast<std::size_t>(size));
+  Kokkos::deep_copy(out, std::numeric_limits<float>::quiet_NaN());
+  for (int id : ids) {
+    host.push_back(random_values<float>(size, static_cast<unsigned>(id) + 1));
+    std::vector<bf16> rounded;
+    for (float value : host.back()) rounded.push_back(bf16(value));
+    views.push_back(device(rounded));
+    terms.push_back({id, id == own ? nullptr : views.back().data()});
+    if (id == own) Kokkos::deep_copy(out, device(host.back()));
+  }
+  const double scale = 1.0 / static_cast<double>(ids.size());
+  const Vector<float> partials("partials", static_cast<std::size_t>(room));
+  std::vector<SumTerm<float>> groups;
+  rounded_ordered_sum(Kokkos::DefaultExecutionSpace(), terms, scale, out, partials, groups);
+  Kokkos::fence();
+  auto result = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), out);
+  for (index_t i = 0; i < size; ++i) {
+    std::vector<float> leaves;
+    for (auto const& values : host)
+      leaves.push_back(static_cast<float>(bf16(values[static_cast<std::size_t>(i)])));
+    bool present = false;
+    const float sum = tree<float>(ids, leaves, 0, std::int64_t{1} << 31, present);
+    ASSERT_EQ(result(i), static_cast<float>(bf16(sum * static_cast<float>(scale))))
+        << ids.size() << " terms, element " << i;
+  }
+}
+
+TEST(OrderedSum, RoundedTermsAndSum) {
+  check_rounded({3}, 3, 67, 0);
+  check_rounded({0, 1, 2, 3}, 2, 1000, 0);
+  check_rounded({0, 2, 5, 9}, 4, 67, 0);  // none of the terms is the worker's own
+  check_rounded(consecutive(64), 63, 67, 0);
+  for (index_t room : {3, 10, 100, 1000}) check_rounded(consecutive(130), 70, 67, room);
+  check_rounded(consecutive(4200), 4199, 5, 300);
+  EXPECT_THROW(check_rounded(consecutive(130), 70, 67, 2), ShapeError);
+}
+
 TEST(OrderedSum, AnySize) {
   for (index_t size : {0, 1, 2, 255, 256, 257, 1000, 4099})
     check<float, float>({0, 1, 2, 5}, size, 0.25);
