@@ -150,30 +150,30 @@ class CheckpointReader {
   void read_elements(std::string const& group, std::string const& tensor, index_t begin,
                      index_t count, T* out) const;
 
-  /// Fills the flat buffer of a table: all that it holds, or the given ranges (see flat_pieces()).
+  /// Fills the flat buffer of a table: all that it holds, the given ranges (see flat_pieces()), or
+  /// the given pieces. T is float, double or bf16, to which values are rounded by way of float.
   template <class T>
   void read(std::string const& group, ParameterTable const& table, View1<T> const& flat) const {
-    read_pieces(group, table, flat_pieces(table), flat);
+    read(group, table, flat_pieces(table), flat);
   }
   template <class T>
   void read(std::string const& group, ParameterTable const& table,
             std::vector<IndexRange> const& ranges, bool packed, View1<T> const& flat) const {
-    read_pieces(group, table, flat_pieces(table, ranges, packed), flat);
+    read(group, table, flat_pieces(table, ranges, packed), flat);
+  }
+  template <class T>
+  void read(std::string const& group, ParameterTable const& table,
+            std::vector<FlatPiece> const& pieces, View1<T> const& flat) const {
+    fill_flat(pieces, flat, [&](int tensor, index_t begin, index_t count, auto* out) {
+      check_tensor(table.tensors()[tensor]);
+      read_elements(group, table.tensors()[tensor].name, begin, count, out);
+    });
   }
 
  private:
   struct Impl;
 
   void check_tensor(TensorSpec const& tensor) const;
-
-  template <class T>
-  void read_pieces(std::string const& group, ParameterTable const& table,
-                   std::vector<FlatPiece> const& pieces, View1<T> const& flat) const {
-    fill_flat(pieces, flat, [&](int tensor, index_t begin, index_t count, T* out) {
-      check_tensor(table.tensors()[tensor]);
-      read_elements(group, table.tensors()[tensor].name, begin, count, out);
-    });
-  }
 
   std::unique_ptr<Impl> m_impl;
   CheckpointInfo m_info;

@@ -56,13 +56,20 @@ template <class T>
 void read_storage(SafetensorsReader const& reader, TensorSpec const& tensor, index_t begin,
                   index_t count, T* out);
 
-/// Fills the flat buffer of a table (all that it holds) from safetensors; rank-local.
+/// Fills pieces of the flat buffer of a table from safetensors; rank-local. T is float, double or
+/// bf16, to which values are rounded by way of float.
+template <class T>
+void read_model(SafetensorsReader const& reader, ParameterTable const& table,
+                std::vector<FlatPiece> const& pieces, View1<T> const& flat) {
+  fill_flat(pieces, flat, [&](int tensor, index_t begin, index_t count, auto* out) {
+    read_storage(reader, table.tensors()[tensor], begin, count, out);
+  });
+}
+/// The same for all that the table holds.
 template <class T>
 void read_model(SafetensorsReader const& reader, ParameterTable const& table,
                 View1<T> const& flat) {
-  fill_flat(flat_pieces(table), flat, [&](int tensor, index_t begin, index_t count, T* out) {
-    read_storage(reader, table.tensors()[tensor], begin, count, out);
-  });
+  read_model(reader, table, flat_pieces(table), flat);
 }
 
 }  // namespace sdp

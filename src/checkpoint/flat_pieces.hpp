@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -48,23 +49,34 @@ void copy_from_flat(View1<T> const& flat, index_t first, index_t count, T* out) 
 }
 
 /// Fills a flat buffer: read(tensor, begin, count, host pointer) gives `count` elements of a
-/// logical tensor. Chunks end where multiples of k_chunk_elements of the logical tensor end.
+/// logical tensor, of type T or, for bf16, float, which are rounded here. Chunks end where
+/// multiples of k_chunk_elements of the logical tensor end.
 template <class T, class Read>
 void fill_flat(std::vector<FlatPiece> const& pieces, View1<T> const& flat, Read const& read) {
+  std::vector<kernels::accum_t<T>> wide;  // for bf16
   std::vector<T> staging;
   for (FlatPiece const& piece : pieces) {
     index_t first = piece.source;
     for (index_t begin = piece.begin; begin < piece.begin + piece.count;) {
       const index_t chunk_end = (begin / k_chunk_elements + 1) * k_chunk_elements;
       const index_t count = std::min(chunk_end, piece.begin + piece.count) - begin;
+      const auto read_to = [&](T* out) {
+        if constexpr (std::is_same_v<T, kernels::accum_t<T>>) {
+          read(piece.tensor, begin, count, out);
+        } else {
+          if (wide.size() < static_cast<std::size_t>(count)) wide.resize(count);
+          read(piece.tensor, begin, count, wide.data());
+          for (index_t i = 0; i < count; ++i) out[i] = static_cast<T>(wide[i]);
+        }
+      };
       if (T* reachable = host_data(flat)) {
-        read(piece.tensor, begin, count, reachable + first);
+        read_to(reachable + first);
         begin += count;
         first += count;
         continue;
       }
       if (staging.size() < static_cast<std::size_t>(count)) staging.resize(count);
-      read(piece.tensor, begin, count, staging.data());
+      read_to(staging.data());
       Kokkos::View<T*, Kokkos::LayoutRight, HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>
           host(staging.data(), count);
       Kokkos::deep_copy(Kokkos::subview(flat, std::make_pair(first, first + count)), host);

@@ -114,6 +114,10 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
     MemoryScope memory(MemoryCategory::workspace);
     m_blocks = to_device("sdp::optim::blocks", blocks);
     m_statistics = to_device("sdp::optim::statistic_blocks", statistics);
+    if constexpr (k_mixed) {
+      for (kernels::UpdateBlock& block : statistics) block.weight = block.moment;
+      m_master_statistics = to_device("sdp::optim::master_statistic_blocks", statistics);
+    }
     m_norm_rows = to_device("sdp::optim::norm_rows", rows);
     m_row_sums = View1<double>("sdp::optim::row_sums", rows.size());
     m_digits = View1<std::int64_t>("sdp::optim::norm_digits", kernels::k_exact_size);
@@ -123,10 +127,11 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
     m_skip = Kokkos::View<int, MemSpace>("sdp::optim::skip");
   }
   MemoryScope memory(MemoryCategory::optimizer);
+  const index_t kept = scope.sharded ? packed.back() : scope.gradients.size();
   const auto add = [&](char const* name) {
-    m_moments.emplace_back(name, View1<V>(std::string("sdp::optim::") + name,
-                                          scope.sharded ? packed.back() : scope.gradients.size()));
+    m_moments.emplace_back(name, View1<Wide>(std::string("sdp::optim::") + name, kept));
   };
+  if constexpr (k_mixed) m_master = View1<Wide>("sdp::optim::master", kept);
   if (config.kind == OptimizerKind::adamw) {
     add("exp_avg");
     add("exp_avg_sq");
@@ -136,7 +141,7 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
 }
 
 template <class V>
-void Optimizer<V>::measure(ExecSpace const& exec, View1<V> const& grads) {
+void Optimizer<V>::measure(ExecSpace const& exec, View1<Wide> const& grads) {
   Region region("sdp::optim::measure");
   kernels::sum_squares(exec, m_norm_rows, grads, m_row_sums);
   Kokkos::deep_copy(exec, m_digits, std::int64_t{0});
@@ -144,7 +149,7 @@ void Optimizer<V>::measure(ExecSpace const& exec, View1<V> const& grads) {
 }
 
 template <class V>
-void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<V> const& grads,
+void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<Wide> const& grads,
                           View1<V> const& weights) {
   Region region("sdp::optim::update");
   kernels::exact_sum_value(exec, m_digits, m_sum);
@@ -157,13 +162,22 @@ void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<V> const& grad
                                   m_config.eps,
                                   1.0 - std::pow(m_config.beta1, t),
                                   1.0 - std::pow(m_config.beta2, t)};
-    kernels::adamw_update(exec, m_blocks, step, m_factor, m_skip, grads, m_moments[0].second,
-                          m_moments[1].second, weights);
+    auto const &first = m_moments[0].second, &second = m_moments[1].second;
+    if constexpr (k_mixed)
+      kernels::adamw_update(exec, m_blocks, step, m_factor, m_skip, grads, first, second, m_master,
+                            weights);
+    else
+      kernels::adamw_update(exec, m_blocks, step, m_factor, m_skip, grads, first, second, weights);
   } else {
     const kernels::SgdStep step{lr, m_config.momentum, m_config.nesterov, m_updates == 0};
-    const View1<V> momentum = m_moments.empty() ? View1<V>() : m_moments[0].second;
-    kernels::sgd_update(exec, m_blocks, step, m_factor, m_skip, grads, momentum, weights);
+    const View1<Wide> momentum = m_moments.empty() ? View1<Wide>() : m_moments[0].second;
+    if constexpr (k_mixed)
+      kernels::sgd_update(exec, m_blocks, step, m_factor, m_skip, grads, momentum, m_master,
+                          weights);
+    else
+      kernels::sgd_update(exec, m_blocks, step, m_factor, m_skip, grads, momentum, weights);
   }
+  if constexpr (k_mixed) kernels::assign_update(exec, m_master_statistics, m_skip, grads, m_master);
   kernels::assign_update(exec, m_statistics, m_skip, grads, weights);
 }
 
@@ -181,5 +195,6 @@ UpdateResult Optimizer<V>::result(ExecSpace const& exec) {
 
 template class Optimizer<float>;
 template class Optimizer<double>;
+template class Optimizer<kernels::bf16>;
 
 }  // namespace sdp

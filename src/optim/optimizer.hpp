@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -44,31 +45,41 @@ struct UpdateScope {
 /// gradient. A step whose norm is not finite changes nothing. Running statistics
 /// (TensorSpec::statistic) are no part of the norm; their averages replace them.
 ///
+/// V: storage type of the weights. Gradients and moments have the type in which V is summed. Where
+/// that is wider (bf16), every element that is updated here has a master weight in it: updates are
+/// made there, and the stored weight is the master weight rounded once.
+///
 ///   optimizer.measure(exec, grads);           // sums of the owned rows
 ///   ... add norm_digits() over all workers ...
 ///   optimizer.update(exec, lr, grads, weights);
 template <class V>
 class Optimizer {
  public:
+  using Wide = kernels::accum_t<V>;
+  static constexpr bool k_mixed = !std::is_same_v<V, Wide>;
+
   Optimizer(OptimizerConfig const& config, UpdateScope const& scope);
 
   /// Moments by their names in checkpoints: exp_avg and exp_avg_sq, or momentum. Laid out as the
   /// gradients or, when sharded, the owned ranges end to end.
-  std::vector<std::pair<std::string, View1<V>>> const& moments() const { return m_moments; }
+  std::vector<std::pair<std::string, View1<Wide>>> const& moments() const { return m_moments; }
+  /// Master weights, laid out as the moments; empty unless k_mixed. Whoever sets them sets the
+  /// stored weights to the same values rounded.
+  View1<Wide> const& master() const { return m_master; }
 
   /// Number of updates done, which Adam's bias correction counts; skipped ones are not.
   std::int64_t updates() const { return m_updates; }
   void set_updates(std::int64_t updates) { m_updates = updates; }
 
   /// Sets norm_digits() to the exact sum of the squares of the owned rows of grads.
-  void measure(ExecSpace const& exec, View1<V> const& grads);
+  void measure(ExecSpace const& exec, View1<Wide> const& grads);
   /// (kernels::k_exact_size) see kernels::exact_sum. Whoever has several workers adds them up
   /// element by element, in any order, between measure() and update().
   View1<std::int64_t> const& norm_digits() const { return m_digits; }
 
   /// One update with learning rate lr (the schedule's, before the tensors' own factors); grads is
   /// the averaged gradient and is left alone, weights are updated in place. Only launches kernels.
-  void update(ExecSpace const& exec, double lr, View1<V> const& grads, View1<V> const& weights);
+  void update(ExecSpace const& exec, double lr, View1<Wide> const& grads, View1<V> const& weights);
 
   /// Waits for the last update and says what it did. Call it once per update.
   UpdateResult result(ExecSpace const& exec);
@@ -77,18 +88,21 @@ class Optimizer {
   OptimizerConfig m_config;
   Kokkos::View<kernels::UpdateBlock*, MemSpace> m_blocks;      // (blocks)
   Kokkos::View<kernels::UpdateBlock*, MemSpace> m_statistics;  // (blocks of running statistics)
-  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;       // (owned rows)
-  View1<double> m_row_sums;                                    // (owned rows)
-  View1<std::int64_t> m_digits;                                // (k_exact_size)
-  Kokkos::View<double, MemSpace> m_sum;                        // ()
-  Kokkos::View<double, MemSpace> m_norm;                       // ()
-  Kokkos::View<double, MemSpace> m_factor;                     // () clip factor
-  Kokkos::View<int, MemSpace> m_skip;                          // ()
-  std::vector<std::pair<std::string, View1<V>>> m_moments;
+  Kokkos::View<kernels::UpdateBlock*, MemSpace> m_master_statistics;  // the same in m_master
+  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;              // (owned rows)
+  View1<double> m_row_sums;                                           // (owned rows)
+  View1<std::int64_t> m_digits;                                       // (k_exact_size)
+  Kokkos::View<double, MemSpace> m_sum;                               // ()
+  Kokkos::View<double, MemSpace> m_norm;                              // ()
+  Kokkos::View<double, MemSpace> m_factor;                            // () clip factor
+  Kokkos::View<int, MemSpace> m_skip;                                 // ()
+  std::vector<std::pair<std::string, View1<Wide>>> m_moments;
+  View1<Wide> m_master;
   std::int64_t m_updates = 0;
 };
 
 extern template class Optimizer<float>;
 extern template class Optimizer<double>;
+extern template class Optimizer<kernels::bf16>;
 
 }  // namespace sdp
