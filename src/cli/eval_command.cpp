@@ -82,10 +82,12 @@ void add_eval(CLI::App& app, Action& action) {
         return loaded;
       });
       DataSets data = open_data(*world, config, false);
-      const EvalResult result =
-          config.run.precision == Precision::fp64
-              ? evaluate_model<double>(*world, config, options->checkpoint, *data.val)
-              : evaluate_model<float>(*world, config, options->checkpoint, *data.val);
+      const auto run = [&]<class V>(V) {
+        return evaluate_model<V>(*world, config, options->checkpoint, *data.val);
+      };
+      const EvalResult result = config.run.precision == Precision::fp64   ? run(double())
+                                : config.run.precision == Precision::bf16 ? run(kernels::bf16())
+                                                                          : run(float());
       if (!world->is_root()) return ExitCode::ok;
       if (options->json) {
         nlohmann::ordered_json line{{"val_loss", result.val_loss}};

@@ -23,8 +23,7 @@ Config deck_for(std::string const& path, std::vector<std::string> const& overrid
   launch.gpu = !kernels::k_is_host<ExecSpace>;
   Config config = parse_deck(read_deck(path), path, overrides, launch);
   Config refused = config;
-  refused.run.precision = Precision::fp32;
-  refused.system.gradient_wire = WireType::fp32;
+  if (refused.run.precision == Precision::bf16) refused.run.precision = Precision::fp32;
   require_supported(refused);
   return config;
 }

@@ -74,8 +74,9 @@ Key const k_schema[] = {
    .example = "\"runs/reference\"", .may_be_empty = false},
   {.name = "run.precision", .field = SDP_AT(run.precision),
    .doc = "Type of weights and activations; sums, moments and master weights stay wider.",
-   .rule = "\"fp32\" on CPUs, \"bf16\" on GPUs",
-   .derive = SDP_RULE(c.run.precision = launch.gpu ? Precision::bf16 : Precision::fp32)},
+   .rule = "\"fp32\" on CPUs and for resnet18, \"bf16\" for llama on GPUs",
+   .derive = SDP_RULE(c.run.precision = launch.gpu && c.model.kind == ModelKind::llama
+                                            ? Precision::bf16 : Precision::fp32)},
   {.name = "run.deterministic", .field = SDP_AT(run.deterministic),
    .doc = "Same bits from the same binary, ranks and deck; false permits faster reductions."},
 
@@ -286,7 +287,7 @@ Key const k_schema[] = {
   {.name = "system.reduction", .field = SDP_AT(system.reduction),
    .doc = "Own exchange with a fixed order of sums, or the library's all-reduce as a reference."},
   {.name = "system.gradient_wire", .field = SDP_AT(system.gradient_wire),
-   .doc = "Type of gradients in messages."},
+   .doc = "Type of gradients in messages; sums stay fp32."},
   {.name = "system.gpu_aware_mpi", .field = SDP_AT(system.gpu_aware_mpi),
    .doc = "Whether MPI is given device pointers; \"auto\" is off."},
   {.name = "system.ranks_per_node", .field = SDP_AT(system.ranks_per_node),

@@ -10,20 +10,24 @@ namespace sdp {
 
 namespace {
 
-void refuse(bool asked, std::string_view key, std::string const& value, std::string_view instead) {
+void refuse(bool asked, std::string_view key, std::string const& value, std::string_view instead,
+            std::string_view where = "") {
   if (asked)
-    throw ConfigError(fmt::format("{} is {}, which is not available in this version; use {}", key,
-                                  value, instead));
+    throw ConfigError(fmt::format("{} is {}, which is not available{} in this version; use {}", key,
+                                  value, where, instead));
 }
 
 }  // namespace
 
 void require_supported(Config const& config) {
-  refuse(config.run.precision == Precision::bf16, "run.precision", "\"bf16\"",
-         "\"fp32\" or \"fp64\"");
+  refuse(config.run.precision == Precision::bf16 && config.model.kind == ModelKind::resnet18,
+         "run.precision", "\"bf16\"", "\"fp32\" or \"fp64\"", " for model.kind \"resnet18\"");
   refuse(config.system.comm == Transport::nccl, "system.comm", "\"nccl\"", "\"auto\" or \"mpi\"");
-  refuse(config.system.gradient_wire == WireType::bf16, "system.gradient_wire", "\"bf16\"",
-         "\"fp32\"");
+  const bool narrow = config.system.gradient_wire == WireType::bf16;
+  refuse(narrow && config.run.precision == Precision::fp64, "system.gradient_wire", "\"bf16\"",
+         "\"fp32\"", " with run.precision \"fp64\"");
+  refuse(narrow && config.system.reduction == Reduction::allreduce, "system.gradient_wire",
+         "\"bf16\"", "\"fp32\"", " with system.reduction \"allreduce\"");
 }
 
 }  // namespace sdp

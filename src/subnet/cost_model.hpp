@@ -57,6 +57,7 @@ struct StateBytes {
   double weight = 4.0;     ///< w
   double gradient = 4.0;   ///< g
   double optimizer = 8.0;  ///< o, master weights among it
+  double wire = 4.0;       ///< of a gradient in a message
 };
 
 /// Memory traffic of one step beside the matrix products: activations are written and read twice

@@ -46,5 +46,7 @@ void account(World const& world, Config const& config, WorkerState<V>& state, do
 template void account<float>(World const&, Config const&, WorkerState<float>&, double, RunSummary&);
 template void account<double>(World const&, Config const&, WorkerState<double>&, double,
                               RunSummary&);
+template void account<kernels::bf16>(World const&, Config const&, WorkerState<kernels::bf16>&,
+                                     double, RunSummary&);
 
 }  // namespace sdp

@@ -20,5 +20,7 @@ extern template void account<float>(World const&, Config const&, WorkerState<flo
                                     RunSummary&);
 extern template void account<double>(World const&, Config const&, WorkerState<double>&, double,
                                      RunSummary&);
+extern template void account<kernels::bf16>(World const&, Config const&,
+                                            WorkerState<kernels::bf16>&, double, RunSummary&);
 
 }  // namespace sdp

@@ -82,8 +82,9 @@ Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::
         static_cast<double>(result.mask.subnetworks) / result.mask.holders_per_unit);
   }
   result.subnetwork_of_worker = result.layout.table_of_worker;
-  result.buckets = make_buckets(whole, config.system.bucket_mb * (index_t{1} << 20),
-                                element_bytes(config.run.precision));
+  const index_t gradient_bytes = std::max<index_t>(element_bytes(config.run.precision), 4);
+  result.buckets =
+      make_buckets(whole, config.system.bucket_mb * (index_t{1} << 20), gradient_bytes);
   return result;
 }
 

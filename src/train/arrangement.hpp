@@ -51,7 +51,7 @@ struct Arrangement {
 /// communication. ConfigError where coverage, design, mask file or placement do not fit.
 Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::int64_t step = 0);
 
-/// Number of bytes of an element of the weights, gradients and moments.
+/// Number of bytes of an element of the weights and activations.
 index_t element_bytes(Precision precision);
 
 /// FLOPs of one training sample on a worker, and of the dense model.

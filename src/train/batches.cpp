@@ -103,9 +103,12 @@ index_t EvalBatches<V>::read(index_t step) {
 
 template class BatchBuffers<float>;
 template class BatchBuffers<double>;
+template class BatchBuffers<kernels::bf16>;
 template class TrainBatches<float>;
 template class TrainBatches<double>;
+template class TrainBatches<kernels::bf16>;
 template class EvalBatches<float>;
 template class EvalBatches<double>;
+template class EvalBatches<kernels::bf16>;
 
 }  // namespace sdp

@@ -79,9 +79,12 @@ class EvalBatches {
 
 extern template class BatchBuffers<float>;
 extern template class BatchBuffers<double>;
+extern template class BatchBuffers<kernels::bf16>;
 extern template class TrainBatches<float>;
 extern template class TrainBatches<double>;
+extern template class TrainBatches<kernels::bf16>;
 extern template class EvalBatches<float>;
 extern template class EvalBatches<double>;
+extern template class EvalBatches<kernels::bf16>;
 
 }  // namespace sdp

@@ -98,5 +98,6 @@ void CheckpointSaver<V>::publish(Progress& progress) {
 
 template class CheckpointSaver<float>;
 template class CheckpointSaver<double>;
+template class CheckpointSaver<kernels::bf16>;
 
 }  // namespace sdp

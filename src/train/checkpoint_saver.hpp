@@ -21,6 +21,8 @@ namespace sdp {
 template <class V>
 class CheckpointSaver {
  public:
+  using Stored = kernels::accum_t<V>;  ///< of the elements in a checkpoint
+
   /// `folder` receives the checkpoints. The references must outlive the saver.
   CheckpointSaver(World const& world, CheckpointConfig const& config, std::string folder,
                   MetricsLog const& metrics);
@@ -52,14 +54,15 @@ class CheckpointSaver {
   CheckpointConfig const& m_config;
   std::string m_folder;
   MetricsLog const& m_metrics;
-  Timer m_since_save;        // since the last one ended
-  CheckpointCopy<V> m_copy;  // outlives the save that reads it
-  std::optional<CheckpointSave<V>> m_save;
+  Timer m_since_save;             // since the last one ended
+  CheckpointCopy<Stored> m_copy;  // outlives the save that reads it
+  std::optional<CheckpointSave<Stored>> m_save;
   double m_longest_seconds = 0;
   double m_blocked_seconds = 0;  // that training waited for the present save
 };
 
 extern template class CheckpointSaver<float>;
 extern template class CheckpointSaver<double>;
+extern template class CheckpointSaver<kernels::bf16>;
 
 }  // namespace sdp

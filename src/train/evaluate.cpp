@@ -90,5 +90,16 @@ template double evaluate_ensemble<float>(World const&, ExecSpace const&, Model<f
 template double evaluate_ensemble<double>(World const&, ExecSpace const&, Model<double>&,
                                           View1<double> const&, std::vector<int> const&,
                                           EvalScope const&, EvalCheck const&);
+template SampleLosses sample_losses<kernels::bf16>(World const&, ExecSpace const&,
+                                                   Model<kernels::bf16>&,
+                                                   View1<kernels::bf16> const&, EvalScope const&,
+                                                   int, int, EvalCheck const&);
+template EvalResult evaluate<kernels::bf16>(World const&, ExecSpace const&, Model<kernels::bf16>&,
+                                            View1<kernels::bf16> const&, EvalScope const&,
+                                            EvalCheck const&);
+template double evaluate_ensemble<kernels::bf16>(World const&, ExecSpace const&,
+                                                 Model<kernels::bf16>&, View1<kernels::bf16> const&,
+                                                 std::vector<int> const&, EvalScope const&,
+                                                 EvalCheck const&);
 
 }  // namespace sdp

@@ -67,5 +67,19 @@ extern template double evaluate_ensemble<float>(World const&, ExecSpace const&, 
 extern template double evaluate_ensemble<double>(World const&, ExecSpace const&, Model<double>&,
                                                  View1<double> const&, std::vector<int> const&,
                                                  EvalScope const&, EvalCheck const&);
+extern template SampleLosses sample_losses<kernels::bf16>(World const&, ExecSpace const&,
+                                                          Model<kernels::bf16>&,
+                                                          View1<kernels::bf16> const&,
+                                                          EvalScope const&, int, int,
+                                                          EvalCheck const&);
+extern template EvalResult evaluate<kernels::bf16>(World const&, ExecSpace const&,
+                                                   Model<kernels::bf16>&,
+                                                   View1<kernels::bf16> const&, EvalScope const&,
+                                                   EvalCheck const&);
+extern template double evaluate_ensemble<kernels::bf16>(World const&, ExecSpace const&,
+                                                        Model<kernels::bf16>&,
+                                                        View1<kernels::bf16> const&,
+                                                        std::vector<int> const&, EvalScope const&,
+                                                        EvalCheck const&);
 
 }  // namespace sdp

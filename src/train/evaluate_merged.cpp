@@ -175,5 +175,10 @@ template EvalResult evaluate_merged<float>(World const&, ExecSpace const&, Deliv
 template EvalResult evaluate_merged<double>(World const&, ExecSpace const&, Delivery<double>&,
                                             MergedModel<double> const&, View1<double> const&,
                                             EvalScope const&, EvalCheck const&);
+template EvalResult evaluate_merged<kernels::bf16>(World const&, ExecSpace const&,
+                                                   Delivery<kernels::bf16>&,
+                                                   MergedModel<kernels::bf16> const&,
+                                                   View1<kernels::bf16> const&, EvalScope const&,
+                                                   EvalCheck const&);
 
 }  // namespace sdp

@@ -195,22 +195,25 @@ StartPoint find_start(World const& world, Config const& config, DataSet const& t
 
 template <class V>
 void load_weights(std::string const& path, ModelConfig const& expected, ParameterTable const& table,
-                  View1<V> const& weights) {
+                  std::vector<FlatPiece> const& pieces, View1<V> const& weights) {
   if (is_checkpoint(path)) {
     const CheckpointReader reader(path);
     require_same_model(reader.info().header.model, expected, path);
     reader.check_tensors(table.tensors());
-    reader.read(k_group_model, table, weights);
+    reader.read(k_group_model, table, pieces, weights);
     return;
   }
   const ImportSource source = open_import(path, model_tensors);
   require_same_model(source.model, expected, path);
-  read_model(source.reader, table, weights);
+  read_model(source.reader, table, pieces, weights);
 }
 
 template void load_weights<float>(std::string const&, ModelConfig const&, ParameterTable const&,
-                                  View1<float> const&);
+                                  std::vector<FlatPiece> const&, View1<float> const&);
 template void load_weights<double>(std::string const&, ModelConfig const&, ParameterTable const&,
-                                   View1<double> const&);
+                                   std::vector<FlatPiece> const&, View1<double> const&);
+template void load_weights<kernels::bf16>(std::string const&, ModelConfig const&,
+                                          ParameterTable const&, std::vector<FlatPiece> const&,
+                                          View1<kernels::bf16> const&);
 
 }  // namespace sdp

@@ -3,7 +3,9 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "checkpoint/flat_pieces.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
 #include "train/data_set.hpp"
@@ -34,15 +36,27 @@ struct StartPoint {
 /// configuration and the data must outlive the result.
 StartPoint find_start(World const& world, Config const& config, DataSet const& training_set);
 
-/// Reads weights into the flat buffer of a table from a checkpoint or from safetensors. Rank-local;
+/// Reads pieces of the flat buffer of a table from a checkpoint or from safetensors. Rank-local;
 /// ConfigError or DataError.
 template <class V>
 void load_weights(std::string const& path, ModelConfig const& expected, ParameterTable const& table,
-                  View1<V> const& weights);
+                  std::vector<FlatPiece> const& pieces, View1<V> const& weights);
+/// The same for the whole buffer.
+template <class V>
+void load_weights(std::string const& path, ModelConfig const& expected, ParameterTable const& table,
+                  View1<V> const& weights) {
+  load_weights(path, expected, table, flat_pieces(table), weights);
+}
 
 extern template void load_weights<float>(std::string const&, ModelConfig const&,
-                                         ParameterTable const&, View1<float> const&);
+                                         ParameterTable const&, std::vector<FlatPiece> const&,
+                                         View1<float> const&);
 extern template void load_weights<double>(std::string const&, ModelConfig const&,
-                                          ParameterTable const&, View1<double> const&);
+                                          ParameterTable const&, std::vector<FlatPiece> const&,
+                                          View1<double> const&);
+extern template void load_weights<kernels::bf16>(std::string const&, ModelConfig const&,
+                                                 ParameterTable const&,
+                                                 std::vector<FlatPiece> const&,
+                                                 View1<kernels::bf16> const&);
 
 }  // namespace sdp

@@ -131,14 +131,14 @@ void count_exchange(Arrangement const& arrangement, Setting const& setting,
   };
   StateBytes const& bytes = setting.bytes;
   const auto in_bytes = [&](index_t gradients, index_t weights) {
-    return static_cast<double>(gradients) * bytes.gradient +
+    return static_cast<double>(gradients) * bytes.wire +
            static_cast<double>(weights) * bytes.weight;
   };
   std::vector<double> sent, received, messages, owned, staged;
-  for (WorkerTraffic const& worker :
-       exchange_traffic(arrangement.layout, arrangement.buckets, counted,
-                        arrangement.gradient_return, arrangement.ranks_per_node,
-                        static_cast<index_t>(bytes.gradient), static_cast<index_t>(bytes.weight))) {
+  for (WorkerTraffic const& worker : exchange_traffic(
+           arrangement.layout, arrangement.buckets, counted, arrangement.gradient_return,
+           arrangement.ranks_per_node, static_cast<index_t>(bytes.wire),
+           static_cast<index_t>(bytes.weight), bytes.wire < bytes.gradient)) {
     ExchangeTraffic const& traffic = worker.traffic;
     sent.push_back(in_bytes(traffic.gradients_sent, traffic.weights_sent));
     received.push_back(in_bytes(traffic.gradients_received, traffic.weights_received));
@@ -188,12 +188,12 @@ StrategyPlan baseline(Setting const& setting, SubnetworkCost const& dense, Plan 
   one.add(p * bytes.weight * weight_part, p * bytes.gradient * gradient_part,
           p * bytes.optimizer * optimizer_part, dense.activation_bytes, 0.0);
   strategy.memory = one.spread();
-  const double sent = (1.0 - 1.0 / plan.ranks) * p *
-                      (gradient_passes * bytes.gradient + weight_passes * bytes.weight);
+  const double sent =
+      (1.0 - 1.0 / plan.ranks) * p * (gradient_passes * bytes.wire + weight_passes * bytes.weight);
   strategy.sent_bytes = {sent, sent, sent};
   StepWork work = setting.work(dense, p * optimizer_part);
-  for (auto [passes, size] : {std::pair{gradient_passes, p * bytes.gradient},
-                              std::pair{weight_passes, p * bytes.weight}}) {
+  for (auto [passes, size] :
+       {std::pair{gradient_passes, p * bytes.wire}, std::pair{weight_passes, p * bytes.weight}}) {
     const StepWork part = collective_work(passes, size, pieces, plan.ranks, plan.ranks_per_node);
     work.node_bytes += part.node_bytes;
     work.network_bytes += part.network_bytes;
@@ -210,13 +210,14 @@ StateBytes state_bytes(Config const& config) {
   const double moments = config.optimizer.kind == OptimizerKind::adamw ? 2.0
                          : config.optimizer.momentum != 0.0            ? 1.0
                                                                        : 0.0;
+  const double wire = config.system.gradient_wire == WireType::bf16 ? 2.0 : 4.0;
   switch (config.run.precision) {
     case Precision::fp64:
-      return {8.0, 8.0, 8.0 * moments};
+      return {8.0, 8.0, 8.0 * moments, 8.0};
     case Precision::bf16:
-      return {2.0, config.system.gradient_wire == WireType::bf16 ? 2.0 : 4.0, 4.0 + 4.0 * moments};
+      return {2.0, 4.0, 4.0 + 4.0 * moments, wire};
     default:
-      return {4.0, 4.0, 4.0 * moments};
+      return {4.0, 4.0, 4.0 * moments, wire};
   }
 }
 

@@ -65,7 +65,8 @@ struct Plan {
 };
 
 /// Bytes per parameter of weights, gradients and optimizer state (master weights included): fp32
-/// 4, 4 and 4 per moment; fp64 8 each; bf16 2, the wire type of gradients, and 4 more than fp32.
+/// 4, 4 and 4 per moment; fp64 8 each; bf16 2, 4, and 4 more than fp32. Gradients cross the wire as
+/// they are or in 2 bytes (system.gradient_wire).
 StateBytes state_bytes(Config const& config);
 
 /// Node size: system.ranks_per_node where given, else that of the machine. Baselines: DDP sends

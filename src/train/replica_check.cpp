@@ -109,5 +109,6 @@ void ReplicaCheck<V>::run(ExecSpace const& exec, View1<V> const& weights) const 
 
 template class ReplicaCheck<float>;
 template class ReplicaCheck<double>;
+template class ReplicaCheck<kernels::bf16>;
 
 }  // namespace sdp

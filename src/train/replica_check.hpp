@@ -33,5 +33,6 @@ class ReplicaCheck {
 
 extern template class ReplicaCheck<float>;
 extern template class ReplicaCheck<double>;
+extern template class ReplicaCheck<kernels::bf16>;
 
 }  // namespace sdp

@@ -80,8 +80,7 @@ class Trainer {
         if (start.init_from.empty())
           m_worker->initialise(config.run.seed);
         else
-          load_weights(start.init_from, config.model, m_worker->subnetwork().weights,
-                       m_worker->weights());
+          m_worker->load(start.init_from);
       });
     m_replicas.emplace(world, m_worker->arrangement());
     m_step.emplace(world, m_config, *m_data.train);
@@ -194,7 +193,7 @@ class Trainer {
   }
   /// Waits for the weights of the other owners, as part of the update.
   void settle(StepTimes& times) {
-    Exchange<V>& exchange = m_worker->exchange();
+    auto& exchange = m_worker->exchange();
     const double before = exchange.statistics().blocked_ms;
     exchange.finish_return();
     const double waited = exchange.statistics().blocked_ms - before;
@@ -390,9 +389,8 @@ class Trainer {
       const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
                                   m_worker->weights(), source};
       r.val_loss =
-          evaluate_merged(m_world, m_exec, delivery, merged, m_worker->grads(), scope, check)
-              .val_loss;
-    } else {
+          evaluate_merged(m_world, m_exec, delivery, merged, free_buffer(), scope, check).val_loss;
+    } else if constexpr (!std::is_same_v<V, kernels::bf16>) {
       const RecalibratedResult result =
           evaluate_merged_resnet(m_world, m_exec, delivery, m_config, source, m_worker->weights(),
                                  *m_data.train, scope, check);
@@ -401,6 +399,13 @@ class Trainer {
       r.val_accuracy_no_recalibration = result.before.accuracy;
     }
     m_worker->rebuild_model();
+  }
+
+  /// The memory of the gradients, which hold nothing between updates.
+  View1<V> free_buffer() const {
+    auto const& grads = m_worker->grads();
+    return View1<V>(reinterpret_cast<V*>(grads.data()),
+                    grads.extent(0) * sizeof(*grads.data()) / sizeof(V));
   }
 
   void save(Progress& progress) {
@@ -508,7 +513,14 @@ TrainEnd train_in(World const& world, Config const& deck) {
     pause.reset();
     return trainer.run(wall, watchdog);
   };
-  return config.run.precision == Precision::fp64 ? run(double()) : run(float());
+  switch (config.run.precision) {
+    case Precision::bf16:
+      return run(kernels::bf16());
+    case Precision::fp64:
+      return run(double());
+    default:
+      return run(float());
+  }
 }
 
 }  // namespace

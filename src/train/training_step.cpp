@@ -17,10 +17,10 @@ namespace {
 
 /// Hands finished gradients to the exchange while backward goes on. The first call also marks a
 /// gradient of which the loss is not finite, so that the average shows it to every rank.
-template <class V>
+template <class G, class W>
 class ExchangeObserver : public BackwardObserver {
  public:
-  ExchangeObserver(ExecSpace const& exec, Exchange<V>& exchange, LossSum& loss, View1<V> grads)
+  ExchangeObserver(ExecSpace const& exec, Exchange<G, W>& exchange, LossSum& loss, View1<G> grads)
       : m_exec(exec), m_exchange(exchange), m_loss(loss), m_grads(std::move(grads)) {}
 
   void gradients_ready(index_t end) override {
@@ -33,22 +33,22 @@ class ExchangeObserver : public BackwardObserver {
 
  private:
   ExecSpace const& m_exec;
-  Exchange<V>& m_exchange;
+  Exchange<G, W>& m_exchange;
   LossSum& m_loss;
-  View1<V> m_grads;
+  View1<G> m_grads;
   bool m_first = true;
 };
 
 /// Lets a forward pass wait for the weights that it reads next and for no others.
-template <class V>
+template <class G, class W>
 class ArrivalObserver : public ForwardObserver {
  public:
-  explicit ArrivalObserver(Exchange<V>& exchange) : m_exchange(exchange) {}
+  explicit ArrivalObserver(Exchange<G, W>& exchange) : m_exchange(exchange) {}
   void weights_needed(index_t begin) override { m_exchange.wait_weights(begin); }
   void progress() override { m_exchange.poll(); }
 
  private:
-  Exchange<V>& m_exchange;
+  Exchange<G, W>& m_exchange;
 };
 
 }  // namespace
@@ -76,13 +76,14 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   const index_t accumulation = m_batches.plan().accumulation();
   const double grad_scale =
       1.0 / static_cast<double>(accumulation * m_config.train.micro_batch * m_targets_per_sample);
-  Exchange<V>& exchange = worker.exchange();
+  auto& exchange = worker.exchange();
   Model<V>& model = worker.model();
   Optimizer<V>& optimizer = worker.optimizer();
-  View1<V> const &weights = worker.weights(), &grads = worker.grads();
+  auto const& weights = worker.weights();
+  auto const& grads = worker.grads();
   m_loss_sum->reset(exec);
-  ExchangeObserver<V> leaving(exec, exchange, *m_loss_sum, grads);
-  ArrivalObserver<V> arriving(exchange);
+  ExchangeObserver leaving(exec, exchange, *m_loss_sum, grads);
+  ArrivalObserver arriving(exchange);
   for (index_t m = 0; m < accumulation; ++m) {
     const bool last = m + 1 == accumulation;
     heartbeat::phase("reading data");
@@ -126,7 +127,8 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
 /// Reads a micro-batch. Weights of the last update may still be arriving; when a rank cannot read,
 /// they do so before every rank throws.
 template <class V>
-void TrainingStep<V>::read(Exchange<V>& exchange, std::int64_t number, index_t micro_batch) {
+void TrainingStep<V>::read(typename WorkerState<V>::WorkerExchange& exchange, std::int64_t number,
+                           index_t micro_batch) {
   try {
     m_world.collectively([&] { m_batches.read(number, micro_batch); });
   } catch (Error const&) {
@@ -155,5 +157,6 @@ double TrainingStep<V>::loss(ExecSpace const& exec) const {
 
 template class TrainingStep<float>;
 template class TrainingStep<double>;
+template class TrainingStep<kernels::bf16>;
 
 }  // namespace sdp

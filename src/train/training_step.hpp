@@ -40,7 +40,8 @@ class TrainingStep {
   double loss(ExecSpace const& exec) const;
 
  private:
-  void read(Exchange<V>& exchange, std::int64_t number, index_t micro_batch);
+  void read(typename WorkerState<V>::WorkerExchange& exchange, std::int64_t number,
+            index_t micro_batch);
   void add_norms(View1<std::int64_t> const& digits);
 
   World const& m_world;
@@ -54,5 +55,6 @@ class TrainingStep {
 
 extern template class TrainingStep<float>;
 extern template class TrainingStep<double>;
+extern template class TrainingStep<kernels::bf16>;
 
 }  // namespace sdp

@@ -9,6 +9,7 @@
 #include "comm/delivery.hpp"
 #include "kernels/core/compat.hpp"
 #include "kernels/update/finite.hpp"
+#include "train/inputs.hpp"
 #include "train/progress.hpp"
 #include "train/run_setup.hpp"
 #include "train/training_state.hpp"
@@ -58,8 +59,8 @@ WorkerState<V>::WorkerState(World const& world, Config const& config, Arrangemen
   collectively_allocate([&] {
     m_weights =
         flat_buffer<V>(MemoryCategory::weights, "sdp::train::weights", m_subnetwork.weights.size());
-    m_grads = flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients",
-                             m_subnetwork.gradients.size());
+    m_grads = flat_buffer<Wide>(MemoryCategory::gradients, "sdp::train::gradients",
+                                m_subnetwork.gradients.size());
   });
   ExchangeSchedule schedule = m_arrangement.schedule(world.worker());
   collectively_allocate([&] {
@@ -98,9 +99,10 @@ void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
   ExchangeOptions options;
   options.method = m_config.system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
                                                                      : ReductionMethod::exchange;
+  options.bf16_wire = m_config.system.gradient_wire == WireType::bf16;
   options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
   options.timeout_seconds = message_timeout(m_config.system);
-  m_exchange = std::make_unique<Exchange<V>>(m_world, std::move(schedule), options, m_exec);
+  m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule), options, m_exec);
   m_owned_gradients.clear();
   m_owned_weights.clear();
   for (OwnedRange const& range : m_exchange->schedule().owned) {
@@ -110,22 +112,38 @@ void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
 }
 
 template <class V>
+std::vector<FlatPiece> WorkerState<V>::state_pieces() const {
+  return sharded() ? flat_pieces(m_subnetwork.gradients, m_owned_gradients, true)
+                   : flat_pieces(m_subnetwork.gradients);
+}
+
+template <class V>
 void WorkerState<V>::initialise(std::uint64_t seed) {
-  initial_weights<V>(m_exec, m_subnetwork.weights, seed, m_weights);
+  initial_weights(m_exec, m_subnetwork.weights, seed, m_weights);
+  if constexpr (Optimizer<V>::k_mixed)
+    initial_weights(m_exec, m_subnetwork.gradients, state_pieces(), seed, m_optimizer->master());
+}
+
+template <class V>
+void WorkerState<V>::load(std::string const& path) {
+  load_weights(path, m_config.model, m_subnetwork.weights, m_weights);
+  if constexpr (Optimizer<V>::k_mixed)
+    load_weights(path, m_config.model, m_subnetwork.gradients, state_pieces(),
+                 m_optimizer->master());
 }
 
 template <class V>
 void WorkerState<V>::restore(CheckpointReader const& reader) {
   reader.read(k_group_model, m_subnetwork.weights, m_weights);
+  const std::vector<FlatPiece> pieces = state_pieces();
+  if constexpr (Optimizer<V>::k_mixed)
+    reader.read(k_group_model, m_subnetwork.gradients, pieces, m_optimizer->master());
   for (auto const& [name, moment] : m_optimizer->moments()) {
     const std::string group = "optimizer/" + name;
     if (!reader.has_group(group))
       throw ConfigError("checkpoint \"" + reader.info().path + "\" has no " + group +
                         ": it was written with another optimizer");
-    if (sharded())
-      reader.read(group, m_subnetwork.gradients, m_owned_gradients, true, moment);
-    else
-      reader.read(group, m_subnetwork.gradients, moment);
+    reader.read(group, m_subnetwork.gradients, pieces, moment);
   }
   TrainingState const& state = reader.info().header.state;
   m_optimizer->set_updates(state.step - state.skipped);
@@ -135,26 +153,31 @@ template <class V>
 std::optional<std::string> WorkerState<V>::not_finite() const {
   const Kokkos::View<index_t, MemSpace> count("sdp::train::not_finite");
   const auto found = Kokkos::create_mirror_view(count);
-  const auto in = [&](View1<V> const& flat) {
+  const auto in = [&](auto const& flat) {
     kernels::count_not_finite(m_exec, flat, count);
     kernels::fence(m_exec, "sdp::train::not_finite");
     Kokkos::deep_copy(found, count);
     return found() > 0;
   };
-  if (in(m_weights)) return k_group_model;
+  if (in(m_weights) || in(m_optimizer->master())) return k_group_model;
   for (auto const& [name, moment] : m_optimizer->moments())
     if (in(moment)) return "optimizer/" + name;
   return std::nullopt;
 }
 
 template <class V>
-std::vector<CheckpointBuffer<V>> WorkerState<V>::checkpoint_buffers() const {
-  std::vector<CheckpointBuffer<V>> buffers;
-  buffers.push_back(
-      checkpoint_buffer<V>(k_group_model, m_subnetwork.weights, m_owned_weights, m_weights));
-  for (auto const& [name, moment] : m_optimizer->moments())
-    buffers.push_back(checkpoint_buffer<V>("optimizer/" + name, m_subnetwork.gradients,
-                                           m_owned_gradients, moment, sharded()));
+std::vector<CheckpointBuffer<kernels::accum_t<V>>> WorkerState<V>::checkpoint_buffers() const {
+  std::vector<CheckpointBuffer<Wide>> buffers;
+  const auto add_state = [&](std::string const& group, View1<Wide> const& state) {
+    buffers.push_back(
+        checkpoint_buffer(group, m_subnetwork.gradients, m_owned_gradients, state, sharded()));
+  };
+  if constexpr (Optimizer<V>::k_mixed)
+    add_state(k_group_model, m_optimizer->master());
+  else
+    buffers.push_back(
+        checkpoint_buffer(k_group_model, m_subnetwork.weights, m_owned_weights, m_weights));
+  for (auto const& [name, moment] : m_optimizer->moments()) add_state("optimizer/" + name, moment);
   return buffers;
 }
 
@@ -197,12 +220,14 @@ void WorkerState<V>::rearrange(Arrangement next) {
                           ? owned_target(layout, buckets, BufferLayout::packed)
                           : table_target(layout.gradients, layout.table_of_worker, everything);
   const DeliveryPlan plan = make_delivery_plan(source, target, worker);
+  Delivery<Wide> state(m_world, delivery_options(m_config.system), m_exec);
+  if constexpr (Optimizer<V>::k_mixed) state.run(plan, before.master(), m_optimizer->master());
   for (std::size_t m = 0; m < before.moments().size(); ++m)
-    delivery.run(plan, before.moments()[m].second, m_optimizer->moments()[m].second);
+    state.run(plan, before.moments()[m].second, m_optimizer->moments()[m].second);
 
   collectively_allocate([&] {
-    m_grads = flat_buffer<V>(MemoryCategory::gradients, "sdp::train::gradients",
-                             m_subnetwork.gradients.size());
+    m_grads = flat_buffer<Wide>(MemoryCategory::gradients, "sdp::train::gradients",
+                                m_subnetwork.gradients.size());
     build_model();
   });
   build_exchange(std::move(schedule));
@@ -210,5 +235,6 @@ void WorkerState<V>::rearrange(Arrangement next) {
 
 template class WorkerState<float>;
 template class WorkerState<double>;
+template class WorkerState<kernels::bf16>;
 
 }  // namespace sdp

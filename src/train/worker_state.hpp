@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/parameter_table.hpp"
@@ -19,9 +20,16 @@ namespace sdp {
 
 /// Everything on one rank that depends on the mask: flat buffers, optimizer, model and exchange.
 /// Built for an arrangement, and rebuilt for another one while the run goes on.
+///
+/// V: storage type of weights and activations; gradients, moments and, where it is wider, master
+/// weights have the type in which V is summed. A master weight is where the element is updated, and
+/// every stored copy of it is that master weight rounded once.
 template <class V>
 class WorkerState {
  public:
+  using Wide = kernels::accum_t<V>;
+  using WorkerExchange = Exchange<Wide, V>;
+
   /// Collective. Allocates weights, gradients and optimizer, whose contents are still to come, and
   /// the model. An allocation that fails is a ConfigError on every rank.
   WorkerState(World const& world, Config const& config, Arrangement arrangement,
@@ -30,14 +38,17 @@ class WorkerState {
   Arrangement const& arrangement() const { return m_arrangement; }
   ModelSubnetwork const& subnetwork() const { return m_subnetwork; }
   View1<V> const& weights() const { return m_weights; }  ///< as subnetwork().weights says
-  View1<V> const& grads() const { return m_grads; }      ///< as subnetwork().gradients says
+  View1<Wide> const& grads() const { return m_grads; }   ///< as subnetwork().gradients says
   Optimizer<V>& optimizer() { return *m_optimizer; }
   Model<V>& model() { return *m_model; }
-  Exchange<V>& exchange() { return *m_exchange; }
+  WorkerExchange& exchange() { return *m_exchange; }
   bool sharded() const { return m_arrangement.gradient_return == GradientReturn::none; }
 
   /// Initial weights of the run; moments are zero. Rank-local.
   void initialise(std::uint64_t seed);
+  /// Weights of another run or of another program; moments are zero. Rank-local; ConfigError or
+  /// DataError.
+  void load(std::string const& path);
   /// Weights and moments of a checkpoint, whatever mask, sharding or number of ranks wrote it.
   /// Rank-local; ConfigError when it was written with another optimizer.
   void restore(CheckpointReader const& reader);
@@ -46,7 +57,7 @@ class WorkerState {
   /// Rank-local.
   std::optional<std::string> not_finite() const;
   /// What this rank has to write into a checkpoint. The return of weights must have finished.
-  std::vector<CheckpointBuffer<V>> checkpoint_buffers() const;
+  std::vector<CheckpointBuffer<Wide>> checkpoint_buffers() const;
 
   /// Frees the activations, so that evaluation may use their memory, and allocates them again;
   /// the second is collective.
@@ -61,6 +72,8 @@ class WorkerState {
 
  private:
   UpdateScope update_scope(ExchangeSchedule const& schedule) const;
+  /// Where moments and master weights lie.
+  std::vector<FlatPiece> state_pieces() const;
   template <class F>
   void collectively_allocate(F&& f) const;
   void build_model();
@@ -74,13 +87,14 @@ class WorkerState {
   std::vector<IndexRange> m_owned_gradients;  ///< of the gradient buffer
   std::vector<IndexRange> m_owned_weights;    ///< the same elements in the weight buffer
   View1<V> m_weights;
-  View1<V> m_grads;
+  View1<Wide> m_grads;
   std::optional<Optimizer<V>> m_optimizer;
   std::unique_ptr<Model<V>> m_model;
-  std::unique_ptr<Exchange<V>> m_exchange;
+  std::unique_ptr<WorkerExchange> m_exchange;
 };
 
 extern template class WorkerState<float>;
 extern template class WorkerState<double>;
+extern template class WorkerState<kernels::bf16>;
 
 }  // namespace sdp

@@ -279,9 +279,7 @@ TEST(BadDeck, Overrides) {
 
 TEST(BadDeck, WhatThisVersionDoesNotDo) {
   const Changes refused[] = {
-      {{"run.precision", "\"bf16\""}},
       {{"system.comm", "\"nccl\""}},
-      {{"system.gradient_wire", "\"bf16\""}},
   };
   for (auto const& changes : refused) {
     const Config config = parse(llama_deck(changes));
@@ -289,6 +287,22 @@ TEST(BadDeck, WhatThisVersionDoesNotDo) {
     EXPECT_THAT(error, HasSubstr(changes[0].first + " is " + changes[0].second +
                                  ", which is not available in this version; use "));
   }
+  const auto refusal = [](Config const& config) {
+    return error_of([&] { require_supported(config); });
+  };
+  EXPECT_EQ(refusal(parse(resnet_deck({{"run.precision", "\"bf16\""}}))),
+            "run.precision is \"bf16\", which is not available for model.kind \"resnet18\" in this "
+            "version; use \"fp32\" or \"fp64\"");
+  const auto wire = [&](char const* key, char const* value) {
+    return refusal(parse(llama_deck({{"system.gradient_wire", "\"bf16\""}, {key, value}})));
+  };
+  EXPECT_EQ(wire("run.precision", "\"fp64\""),
+            "system.gradient_wire is \"bf16\", which is not available with run.precision \"fp64\" "
+            "in this version; use \"fp32\"");
+  EXPECT_EQ(wire("system.reduction", "\"allreduce\""),
+            "system.gradient_wire is \"bf16\", which is not available with system.reduction "
+            "\"allreduce\" in this version; use \"fp32\"");
+  EXPECT_EQ(wire("run.precision", "\"bf16\""), "no error");
   EXPECT_EQ(error_of([&] { require_supported(parse(resnet_deck())); }), "no error");
   EXPECT_EQ(error_of([&] { require_supported(parse(llama_deck())); }), "no error");
 }

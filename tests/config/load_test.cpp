@@ -36,8 +36,8 @@ class DeckFile : public ::testing::Test {
 TEST_F(DeckFile, LoadsWithOverridesAndRefusals) {
   const std::string path = write(llama_deck());
   EXPECT_EQ(load_deck(path, {"train.steps=7"}, {}).train.steps, 7);
-  EXPECT_THAT(error_of([&] { load_deck(path, {"run.precision=bf16"}, {}); }),
-              HasSubstr(path + ": run.precision is \"bf16\", which is not available"));
+  EXPECT_THAT(error_of([&] { load_deck(path, {"system.comm=nccl"}, {}); }),
+              HasSubstr(path + ": system.comm is \"nccl\", which is not available"));
   EXPECT_THAT(error_of([&] { load_deck(path, {"train.steps=0"}, {}); }),
               HasSubstr("command line: train.steps is 0"));
 }
@@ -143,6 +143,7 @@ TEST(Load, DefaultsOfResnet) {
 
 TEST(Load, DefaultsFollowOtherKeysAndTheLaunch) {
   EXPECT_EQ(parse(llama_deck(), {}, {.gpu = true}).run.precision, Precision::bf16);
+  EXPECT_EQ(parse(resnet_deck(), {}, {.gpu = true}).run.precision, Precision::fp32);
   EXPECT_EQ(parse(llama_deck(), {"run.precision=fp64"}, {.gpu = true}).run.precision,
             Precision::fp64);
   EXPECT_EQ(parse(llama_deck({{"train.global_batch", "48"}}), {}, {.ranks = 12}).sdp.subnetworks,

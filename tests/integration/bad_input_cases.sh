@@ -35,8 +35,10 @@ fi
 refuse_deck "sizes that overflow" "parameters" model.hidden_size=16777216 \
   model.intermediate_size=16777216 model.num_layers=65536
 refuse_deck "key of the other model kind" "model.width|resnet18" model.width=64
-refuse_deck "what this version does not do" "run.precision|not available in this version" \
-  run.precision=bf16
+refuse_deck "what this version does not do" "system.comm|not available in this version" \
+  system.comm=nccl
+refuse_deck "gradients narrowed from fp64" "system.gradient_wire|run.precision" \
+  run.precision=fp64 system.gradient_wire=bf16
 
 # ---- subnetworks ----
 accept "run that writes a mask" train deck.toml run.out_dir=masked model.num_layers=2 \

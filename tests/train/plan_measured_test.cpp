@@ -56,6 +56,28 @@ TEST_F(PlanMeasured, AllVariants) {
                ranks == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5"});
 }
 
+TEST_F(PlanMeasured, MixedPrecision) {
+  const int ranks = m_world.size();
+  for (std::string wire : {"fp32", "bf16"}) {
+    const std::vector<std::string> bf16{"run.precision=bf16", "system.gradient_wire=" + wire};
+    check("dense_" + wire, bf16);
+    for (std::string regime : {"forward", "backward"})
+      for (std::string sharding : {"none", "holders"}) {
+        auto overrides = bf16;
+        for (std::string const& more :
+             {"sdp.regime=" + regime, "optimizer.sharding=" + sharding,
+              "sdp.subnetworks=" + std::to_string(ranks),
+              std::string(ranks == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5")})
+          overrides.push_back(more);
+        check(regime + "_" + sharding + "_" + wire, overrides);
+        overrides.push_back("optimizer.kind=sgd");
+        overrides.push_back("model.recompute=block");
+        check(regime + "_" + sharding + "_sgd_" + wire, overrides);
+      }
+  }
+  check("fp32_narrow", {"run.precision=fp32", "system.gradient_wire=bf16"});
+}
+
 TEST_F(PlanMeasured, MoreRanksThanSubnetworks) {
   if (m_world.size() < 4) GTEST_SKIP() << "needs more ranks than subnetworks";
   check("replicated", {"sdp.regime=forward", "sdp.subnetworks=2", "sdp.coverage=0.5"});
