@@ -48,6 +48,7 @@ TEST(LlamaCosts, ActivationBytesAreThoseOfTheLedger) {
   predicts_the_ledger<float>(2, 7);
   predicts_the_ledger<float>(1, 5);
   predicts_the_ledger<double>(3, 6);
+  predicts_the_ledger<kernels::bf16>(3, 7);
 }
 
 TEST(LlamaCosts, DroppedUnitsTakeTheirActivationsAlong) {

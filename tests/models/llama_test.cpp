@@ -33,6 +33,8 @@ View2<std::int32_t> token_view(std::vector<std::int32_t> const& values, index_t 
 /// One dense model with buffers, filled with NaN so that nothing can be used before it is computed.
 template <class V>
 struct Dense {
+  using Accum = kernels::accum_t<V>;
+
   Dense(Reference const& reference, index_t b, index_t t, Recompute recompute)
       : table(llama_tensors(reference.config())),
         weights("weights", table.size()),
@@ -40,7 +42,7 @@ struct Dense {
         losses("losses", b * t),
         model(reference.config(), table, b, t, recompute, true) {
     reference.load("weight", table, weights);
-    Kokkos::deep_copy(grads, std::numeric_limits<V>::quiet_NaN());
+    Kokkos::deep_copy(grads, std::numeric_limits<Accum>::quiet_NaN());
   }
   double loss_sum() const {
     double sum = 0;
@@ -50,12 +52,18 @@ struct Dense {
 
   ExecSpace exec;
   ParameterTable table;
-  View1<V> weights, grads, losses;
+  View1<V> weights;
+  View1<Accum> grads, losses;
   Llama<V> model;
 };
 
+/// Largest relative errors of logits, of the loss, and of each gradient.
+struct Tolerance {
+  double logits, loss, gradients;
+};
+
 template <class V>
-void matches_pytorch(std::string const& name, Recompute recompute, double tolerance) {
+void matches_pytorch(std::string const& name, Recompute recompute, Tolerance const& tolerance) {
   SCOPED_TRACE(name);
   const Reference reference(name);
   const auto shape = reference.shape("tokens");
@@ -70,26 +78,33 @@ void matches_pytorch(std::string const& name, Recompute recompute, double tolera
   dense.exec.fence();
   EXPECT_LE(relative_error(to_vector(View1<V>(logits.data(), n * v), 0, n * v),
                            reference.values("logits")),
-            tolerance);
+            tolerance.logits);
 
   dense.model.loss(dense.exec, dense.weights, targets, dense.losses);
   dense.exec.fence();
   const double expected_loss = reference.values("loss")[0];
-  EXPECT_NEAR(dense.loss_sum() / static_cast<double>(n), expected_loss, tolerance * expected_loss);
+  EXPECT_NEAR(dense.loss_sum() / static_cast<double>(n), expected_loss,
+              tolerance.loss * expected_loss);
 
   dense.model.loss_backward(dense.exec, dense.weights, targets, 1.0 / static_cast<double>(n), false,
                             dense.grads, dense.losses);
   dense.model.backward(dense.exec, dense.weights, tokens, false, dense.grads, nullptr);
   dense.exec.fence();
-  EXPECT_NEAR(dense.loss_sum() / static_cast<double>(n), expected_loss, tolerance * expected_loss);
+  EXPECT_NEAR(dense.loss_sum() / static_cast<double>(n), expected_loss,
+              tolerance.loss * expected_loss);
   for (std::size_t i = 0; i < dense.table.tensors().size(); ++i) {
     TensorSpec const& tensor = dense.table.tensors()[i];
     const int index = static_cast<int>(i);
     const double error =
         relative_error(to_vector(dense.grads, dense.table.offset(index), tensor.size()),
                        reference.stored("grad", tensor));
-    EXPECT_LE(error, tolerance) << tensor.name;
+    EXPECT_LE(error, tolerance.gradients) << tensor.name;
   }
+}
+
+template <class V>
+void matches_pytorch(std::string const& name, Recompute recompute, double tolerance) {
+  matches_pytorch<V>(name, recompute, {tolerance, tolerance, tolerance});
 }
 
 class LlamaReference : public ::testing::TestWithParam<char const*> {};
@@ -102,6 +117,11 @@ TEST_P(LlamaReference, LogitsLossAndEveryGradientInFp64) {
 }
 TEST_P(LlamaReference, LogitsLossAndEveryGradientWithRecomputation) {
   matches_pytorch<double>(GetParam(), Recompute::block, 1e-10);
+}
+TEST_P(LlamaReference, LogitsLossAndEveryGradientInBf16) {
+  // PyTorch itself is as far from the fp64 reference when it computes in bf16: 2.5 % in logits and
+  // 7 % in the worst gradient, of which rounding the weights alone makes 3.6 %.
+  matches_pytorch<kernels::bf16>(GetParam(), Recompute::none, {3e-2, 5e-3, 8e-2});
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, LlamaReference,
                          ::testing::Values("llama_mha_untied", "llama_gqa_tied", "llama_head_dim",

@@ -70,11 +70,10 @@ TEST_F(PlanMeasured, MixedPrecision) {
               std::string(ranks == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5")})
           overrides.push_back(more);
         check(regime + "_" + sharding + "_" + wire, overrides);
-        overrides.push_back("optimizer.kind=sgd");
-        overrides.push_back("model.recompute=block");
-        check(regime + "_" + sharding + "_sgd_" + wire, overrides);
       }
   }
+  check("sgd", {"run.precision=bf16", "optimizer.kind=sgd", "model.recompute=block",
+                "optimizer.sharding=holders"});
   check("fp32_narrow", {"run.precision=fp32", "system.gradient_wire=bf16"});
 }
 
