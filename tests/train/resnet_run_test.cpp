@@ -5,6 +5,7 @@
 
 #include "models/resnet.hpp"
 #include "tests/train/run_fixture.hpp"
+#include "tests/train/variants.hpp"
 #include "train/batches.hpp"
 #include "train/evaluate.hpp"
 #include "train/inputs.hpp"
@@ -13,23 +14,12 @@
 namespace sdp {
 namespace {
 
-using Overrides = std::vector<std::string>;
+using test::Overrides;
+using test::relative_difference;
+using test::Variant;
+using test::operator+;
 
-Overrides operator+(Overrides a, Overrides const& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-struct Variant {
-  char const* regime;
-  char const* level;
-  Overrides overrides() const {
-    return {std::string("sdp.regime=") + regime, std::string("sdp.level=") + level,
-            "sdp.neuron_group=1", "sdp.hash_every=1"};
-  }
-};
-constexpr Variant k_variants[] = {
-    {"forward", "block"}, {"forward", "neuron"}, {"backward", "block"}, {"backward", "neuron"}};
+constexpr auto k_variants = test::variants(1);
 
 /// Runs of 5 updates of 8 images, one image at a time.
 class ResnetRun : public test::RunFixture {
@@ -93,10 +83,7 @@ warmup_steps = 2
   }
 
   int ranks() const { return m_world.size(); }
-  Overrides half() const {
-    return {"sdp.subnetworks=" + std::to_string(ranks()),
-            ranks() == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5"};
-  }
+  Overrides half() const { return test::half_of_the_units(ranks()); }
   std::filesystem::path last(std::string const& name) const {
     return out(name) / "checkpoints" / "step-00000005.h5";
   }
@@ -125,16 +112,6 @@ warmup_steps = 2
     return kept;
   }
 };
-
-double relative_difference(std::vector<double> const& a, std::vector<double> const& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double difference = 0, norm = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    norm += b[i] * b[i];
-  }
-  return std::sqrt(difference / norm);
-}
 
 TEST_F(ResnetRun, LearnsAndReportsAccuracy) {
   run("dense", {"train.steps=5"});
@@ -171,7 +148,7 @@ TEST_F(ResnetRun, FullCoverageHasTheBitsOfADenseRun) {
   const auto dense = run("dense", {});
   for (Variant const& variant : k_variants)
     for (char const* sharding : {"none", "holders"}) {
-      const std::string name = std::string(variant.regime) + variant.level + sharding;
+      const std::string name = variant.name() + sharding;
       SCOPED_TRACE(name);
       EXPECT_EQ(
           run(name, variant.overrides() + Overrides{std::string("optimizer.sharding=") + sharding}),
@@ -181,7 +158,7 @@ TEST_F(ResnetRun, FullCoverageHasTheBitsOfADenseRun) {
 
 TEST_F(ResnetRun, ShardingChangesNoBits) {
   for (Variant const& variant : k_variants) {
-    const std::string name = std::string(variant.regime) + variant.level;
+    const std::string name = variant.name();
     SCOPED_TRACE(name);
     EXPECT_EQ(run(name, variant.overrides() + half()),
               run(name + "sharded",
@@ -193,7 +170,7 @@ TEST_F(ResnetRun, BackwardMasksOnEqualBatchesTrainAsTheDenseModel) {
   const Overrides same{"data.train=[\"" + (m_folder / "same_batch.bin").string() + "\"]"};
   const auto dense = run("dense", same);
   for (Variant const& variant : k_variants) {
-    if (variant.regime == std::string("forward")) continue;
+    if (variant.is_forward()) continue;
     const auto masked = run(variant.level, variant.overrides() + half() + same);
     EXPECT_LE(relative_difference(masked, dense), 1e-11);
   }
@@ -201,7 +178,7 @@ TEST_F(ResnetRun, BackwardMasksOnEqualBatchesTrainAsTheDenseModel) {
 
 TEST_F(ResnetRun, StoppedAndResumedRunsAreBitIdentical) {
   for (Variant const& variant : k_variants) {
-    const std::string name = std::string(variant.regime) + variant.level;
+    const std::string name = variant.name();
     SCOPED_TRACE(name);
     const Overrides overrides = variant.overrides() + half() + Overrides{"data.augment=true"};
     const auto whole = run(name, overrides);
@@ -222,7 +199,7 @@ TEST_F(ResnetRun, StoppedAndResumedRunsAreBitIdentical) {
 
 TEST_F(ResnetRun, ValidationIsOfTheMergedModelRecalibratedOnTheTrainingBatches) {
   for (Variant const& variant : k_variants) {
-    const std::string name = std::string(variant.regime) + variant.level;
+    const std::string name = variant.name();
     SCOPED_TRACE(name);
     run(name, variant.overrides() + half());
     const auto found = evaluation(name);
@@ -235,7 +212,7 @@ TEST_F(ResnetRun, ValidationIsOfTheMergedModelRecalibratedOnTheTrainingBatches) 
     const EvalScope scope{*data.val, 8, 1, 0};
     const ExecSpace exec;
     const EvalResult plain = evaluate<double>(m_self, exec, model, weights, scope);
-    if (variant.regime == std::string("backward")) {
+    if (!variant.is_forward()) {
       EXPECT_NEAR(found["val_loss"], plain.val_loss, 1e-12 * plain.val_loss);
       EXPECT_EQ(found["val_accuracy"].get<double>(), *plain.accuracy);
       EXPECT_FALSE(found.contains("ensemble_loss"));

@@ -7,38 +7,24 @@
 #include "comm/exchange.hpp"
 #include "models/llama.hpp"
 #include "tests/train/run_fixture.hpp"
+#include "tests/train/variants.hpp"
 #include "train/arrangement.hpp"
 #include "train/evaluate.hpp"
 
 namespace sdp {
 namespace {
 
-using Overrides = std::vector<std::string>;
+using test::Overrides;
+using test::relative_difference;
+using test::Variant;
+using test::operator+;
 
-Overrides operator+(Overrides a, Overrides const& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-struct Variant {
-  char const* regime;
-  char const* level;
-  Overrides overrides() const {
-    return {std::string("sdp.regime=") + regime, std::string("sdp.level=") + level,
-            "sdp.neuron_group=4", "sdp.hash_every=1"};
-  }
-};
-constexpr Variant k_variants[] = {
-    {"forward", "block"}, {"forward", "neuron"}, {"backward", "block"}, {"backward", "neuron"}};
+constexpr auto k_variants = test::variants(4);
 
 class Subnetworks : public test::RunFixture {
  protected:
   int ranks() const { return m_world.size(); }
-  /// Half of the units on as many subnetworks as there are ranks; one rank keeps everything.
-  Overrides half() const {
-    return {"sdp.subnetworks=" + std::to_string(ranks()),
-            ranks() == 1 ? "sdp.coverage=1.0" : "sdp.coverage=0.5"};
-  }
+  Overrides half() const { return test::half_of_the_units(ranks()); }
 
   std::filesystem::path last(std::string const& name) const {
     return out(name) / "checkpoints" / "step-00000012.h5";
@@ -80,15 +66,6 @@ class Subnetworks : public test::RunFixture {
   }
 };
 
-double relative_difference(std::vector<double> const& a, std::vector<double> const& b) {
-  double difference = 0, norm = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    norm += b[i] * b[i];
-  }
-  return std::sqrt(difference / norm);
-}
-
 TEST_F(Subnetworks, FullCoverageHasTheBitsOfADenseRun) {
   const auto dense = run("dense", {});
   const auto losses = events("dense", "train");
@@ -113,11 +90,10 @@ TEST_F(Subnetworks, FullCoverageWithMomentumHasTheBitsOfADenseRun) {
   const Overrides sgd{"optimizer.kind=sgd", "optimizer.lr=0.1", "optimizer.nesterov=true"};
   const auto dense = run("dense", sgd);
   for (Variant const& variant : k_variants)
-    EXPECT_EQ(
-        run(std::string(variant.regime) + variant.level,
-            sgd + variant.overrides() + half() +
-                Overrides{"sdp.coverage=1.0", "sdp.remask_every=5", "optimizer.sharding=holders"}),
-        dense);
+    EXPECT_EQ(run(variant.name(), sgd + variant.overrides() + half() +
+                                      Overrides{"sdp.coverage=1.0", "sdp.remask_every=5",
+                                                "optimizer.sharding=holders"}),
+              dense);
 }
 
 TEST_F(Subnetworks, ShardingChangesNoBits) {
@@ -125,7 +101,7 @@ TEST_F(Subnetworks, ShardingChangesNoBits) {
     for (Overrides const& kind : {Overrides{"optimizer.kind=adamw", "model.num_kv_heads=4"},
                                   Overrides{"optimizer.kind=sgd", "optimizer.lr=0.1"}}) {
       SCOPED_TRACE(std::string(variant.regime) + " " + variant.level + " " + kind[0]);
-      const std::string name = std::string(variant.regime) + variant.level + kind[0].substr(15);
+      const std::string name = variant.name() + kind[0].substr(15);
       const auto common = variant.overrides() + half() + kind;
       const auto unsharded = run(name + "0", common + Overrides{"optimizer.sharding=none"});
       EXPECT_EQ(run(name + "1", common + Overrides{"optimizer.sharding=holders"}), unsharded);
@@ -175,7 +151,7 @@ TEST_F(Subnetworks, StoppedAndResumedRunsAreBitIdentical) {
                                     variant.regime[0] == variant.level[0] || sharding == "none"
                                         ? "optimizer.kind=adamw"
                                         : "optimizer.kind=sgd"};
-      const std::string name = std::string(variant.regime) + variant.level + sharding;
+      const std::string name = variant.name() + sharding;
       SCOPED_TRACE(name);
       const auto whole = run(name, common);
       // The schedule of 12 steps, stopped after 5.
@@ -199,7 +175,7 @@ TEST_F(Subnetworks, RanksNeedNotBeAMultipleOfTheSubnetworks) {
   for (Variant const& variant : k_variants) {
     const auto odd =
         variant.overrides() + Overrides{"sdp.subnetworks=3", "sdp.coverage=0.6666666666666666"};
-    const std::string name = std::string(variant.regime) + variant.level;
+    const std::string name = variant.name();
     EXPECT_EQ(run(name + "-odd", odd), run(name + "-again", odd)) << "twice the same run";
     const auto even = variant.overrides() + Overrides{"sdp.subnetworks=2", "sdp.coverage=0.5"};
     run(name + "-two", even + Overrides{"optimizer.sharding=holders"});
@@ -273,7 +249,7 @@ TEST_F(Subnetworks, TheMaskOfARunIsWrittenAndCanBeLoaded) {
 TEST_F(Subnetworks, SummaryComparesPredictionsWithMeasurements) {
   for (Variant const& variant : k_variants)
     for (std::string sharding : {"none", "holders"}) {
-      const std::string name = std::string(variant.regime) + variant.level + sharding;
+      const std::string name = variant.name() + sharding;
       SCOPED_TRACE(name);
       memory_ledger::reset_peaks();
       run(name, variant.overrides() + half() + Overrides{"optimizer.sharding=" + sharding});
@@ -294,11 +270,11 @@ TEST_F(Subnetworks, SummaryComparesPredictionsWithMeasurements) {
 
 TEST_F(Subnetworks, ValidationIsOfTheMergedModel) {
   for (Variant const& variant : k_variants) {
-    const std::string name = std::string(variant.regime) + variant.level;
+    const std::string name = variant.name();
     SCOPED_TRACE(name);
     run(name, variant.overrides() + half() + Overrides{"train.eval_batches=5"});
     const auto evaluation = events(name, "eval").at(0);
-    EXPECT_EQ(evaluation.contains("ensemble_loss"), std::string(variant.regime) == "forward");
+    EXPECT_EQ(evaluation.contains("ensemble_loss"), variant.is_forward());
 
     const Config config = deck(m_self, "unused");
     const ParameterTable table(llama_tensors(config.model.llama));
@@ -309,7 +285,7 @@ TEST_F(Subnetworks, ValidationIsOfTheMergedModel) {
     const EvalResult alone = evaluate<double>(m_self, ExecSpace(), model, weights, {data, 8, 1, 5});
     const double val_loss = evaluation["val_loss"];
     EXPECT_NEAR(val_loss, alone.val_loss, 1e-13 * alone.val_loss);
-    if (variant.regime == std::string("forward") && ranks() > 1) {
+    if (variant.is_forward() && ranks() > 1) {
       EXPECT_NE(evaluation["ensemble_loss"].get<double>(), val_loss);
     }
   }
