@@ -42,6 +42,7 @@ source "$here/bad_input_check.sh"
 make_inputs
 source "$here/bad_input_cases.sh"
 source "$here/damaged_checkpoint_cases.sh"
+source "$here/bad_image_cases.sh"
 
 echo "$passed passed, $failed failed, $unchecked not checked on $ranks rank(s)"
 ((failed == 0 && passed > 0))
