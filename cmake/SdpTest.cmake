@@ -60,3 +60,30 @@ function(sdp_add_test)
     endif()
   endforeach()
 endfunction()
+
+# sdp_add_script(NAME name RANKS most [LABELS label] [TIMEOUT seconds] [CONFIGURATIONS name]
+#                SCRIPT file [ARGUMENTS...]): runs `bash file sdp ARGUMENTS... launcher...`, where the
+# word RANKS of the launcher stands for the number of ranks. Labels default to "regression".
+function(sdp_add_script)
+  cmake_parse_arguments(ARG "" "NAME;RANKS;LABELS;TIMEOUT;CONFIGURATIONS;SCRIPT" "ARGUMENTS" ${ARGN})
+  if(NOT TARGET sdp OR SDP_TEST_MAX_RANKS LESS ARG_RANKS)
+    return()
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS regression)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  set(configurations)
+  if(ARG_CONFIGURATIONS)
+    set(configurations CONFIGURATIONS ${ARG_CONFIGURATIONS})
+  endif()
+  sdp_mpi_command(launch RANKS)
+  add_test(NAME ${ARG_NAME} ${configurations}
+           COMMAND bash "${CMAKE_CURRENT_SOURCE_DIR}/${ARG_SCRIPT}" $<TARGET_FILE:sdp>
+                   ${ARG_ARGUMENTS} ${launch})
+  set_tests_properties(
+    ${ARG_NAME} PROPERTIES ENVIRONMENT "${SDP_TEST_ENVIRONMENT}" LABELS "${ARG_LABELS}" TIMEOUT
+                                       ${ARG_TIMEOUT} PROCESSORS ${ARG_RANKS})
+endfunction()

@@ -8,32 +8,7 @@
 #
 # The word RANKS in LAUNCHER stands for the number of ranks. Needs nothing but a shell, awk and the
 # core utilities; every input is made here.
-set -u
-export LC_ALL=C
-
-if (($# < 3)); then
-  echo "usage: command_test.sh SDP LAUNCHER..." >&2
-  exit 2
-fi
-sdp=$(realpath -- "$1") || exit 2
-shift
-launcher=("$@")
-# Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
-"$1" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launcher+=(--quiet)
-
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/sdp_commands.XXXXXX") || exit 2
-scratch=$(realpath -- "$scratch")
-work=$scratch/work
-
-passed=0
-failed=0
-limit=60
-source "$here/../integration/bad_input_check.sh"
-source "$here/command_check.sh"
-trap 'stop_everything; rm -rf -- "$scratch"' EXIT
-mkdir -p "$work/data"
-cd "$work" || exit 2
+source "$(dirname -- "${BASH_SOURCE[0]}")/../integration/script_start.sh" commands "$@"
 
 # ---- what the program says of itself ----
 on 1

@@ -7,34 +7,9 @@
 #
 # The word RANKS in LAUNCHER stands for the number of ranks. BATCH_ONLY=text runs the parts whose
 # name contains the text. Needs nothing but a shell, awk and the core utilities.
-set -u
-export LC_ALL=C
-
-if (($# < 3)); then
-  echo "usage: batch_test.sh SDP LAUNCHER..." >&2
-  exit 2
-fi
-sdp=$(realpath -- "$1") || exit 2
-shift
-launcher=("$@")
-# Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
-"$1" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launcher+=(--quiet)
-
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/sdp_batch.XXXXXX") || exit 2
-scratch=$(realpath -- "$scratch")
-work=$scratch/work
-
-passed=0
-failed=0
-limit=60
-source "$here/bad_input_files.sh"
-source "$here/bad_input_check.sh"
-source "$here/../cli/command_check.sh"
+source "$here/script_start.sh" batch "$@"
 source "$here/batch_check.sh"
-trap 'stop_everything; rm -rf -- "$scratch"' EXIT
-mkdir -p "$work/data"
-cd "$work" || exit 2
 tokens data/train.bin 200
 tokens data/val.bin 400
 batch_deck 1000000 >deck.toml

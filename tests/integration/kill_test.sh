@@ -8,39 +8,15 @@
 #
 # SEED 0 chooses one; it is printed. The word RANKS in LAUNCHER stands for the number of ranks. Needs
 # nothing but a shell, awk and the core utilities.
-set -u
-export LC_ALL=C
-
-if (($# < 5)); then
-  echo "usage: kill_test.sh SDP KILLS SEED LAUNCHER..." >&2
-  exit 2
-fi
-sdp=$(realpath -- "$1") || exit 2
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+source "$here/script_start.sh" kill "${1:-}" "${@:4}"
+source "$here/batch_check.sh"
 kills=$2
 seed=$3
-shift 3
-launcher=("$@")
-# Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
-"$1" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launcher+=(--quiet)
 ((seed > 0)) || seed=$((SRANDOM % 32767 + 1))
 RANDOM=$seed
 echo "seed $seed"
 
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/sdp_kill.XXXXXX") || exit 2
-scratch=$(realpath -- "$scratch")
-work=$scratch/work
-
-passed=0
-failed=0
-limit=60
-source "$here/bad_input_files.sh"
-source "$here/bad_input_check.sh"
-source "$here/../cli/command_check.sh"
-source "$here/batch_check.sh"
-trap 'stop_everything; rm -rf -- "$scratch"' EXIT
-mkdir -p "$work/data"
-cd "$work" || exit 2
 tokens data/train.bin 200
 tokens data/val.bin 20
 steps=60

@@ -8,35 +8,10 @@
 #
 # The word RANKS in LAUNCHER stands for the number of ranks. Needs nothing but a shell, awk and the
 # core utilities.
-set -u
-export LC_ALL=C
-
-if (($# < 3)); then
-  echo "usage: requeue_test.sh SDP LAUNCHER..." >&2
-  exit 2
-fi
-sdp=$(realpath -- "$1") || exit 2
-shift
-launcher=("$@")
-# Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
-"$1" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launcher+=(--quiet)
-
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-inputs=$(realpath -- "$here/../../inputs")
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/sdp_requeue.XXXXXX") || exit 2
-scratch=$(realpath -- "$scratch")
-work=$scratch/work
-
-passed=0
-failed=0
-limit=60
-source "$here/bad_input_files.sh"
-source "$here/bad_input_check.sh"
-source "$here/../cli/command_check.sh"
+source "$here/script_start.sh" requeue "$@"
 source "$here/batch_check.sh"
-trap 'stop_everything; rm -rf -- "$scratch"' EXIT
-mkdir -p "$work/data" "$scratch/bin"
-cd "$work" || exit 2
+mkdir "$scratch/bin"
 tokens data/train.bin 50
 tokens data/val.bin 20
 batch_deck 1000000 >deck.toml
