@@ -41,7 +41,7 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
         "need \"exchange\""));
   constexpr bool k_host_memory =
       Kokkos::SpaceAccessibility<Kokkos::HostSpace, MemSpace>::accessible;
-  if (!k_host_memory && !m_options.gpu_aware_mpi && m_schedule.workers > 1)
+  if (!k_host_memory && !m_options.gpu_aware_mpi && world.size() > 1)
     throw on_all_ranks(ConfigError(
         "system.gpu_aware_mpi is off, but the exchange between devices needs an MPI that can "
         "address their memory"));

@@ -444,6 +444,18 @@ ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRa
   return schedule;
 }
 
+ExchangeSchedule without_peers(ExchangeSchedule schedule) {
+  for (BucketSchedule& bucket : schedule.buckets) {
+    BucketSchedule alone;
+    alone.logical = bucket.logical;
+    alone.gradients = bucket.gradients;
+    alone.weights = bucket.weights;
+    bucket = std::move(alone);
+  }
+  schedule.traffic = {};
+  return schedule;
+}
+
 void visit_buckets(ExchangeLayout const& layout, std::vector<IndexRange> const& buckets,
                    std::vector<int> const& workers, GradientReturn gradient_return,
                    int ranks_per_node,

@@ -137,6 +137,10 @@ ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRa
                                int worker, GradientReturn gradient_return, int ranks_per_node = 1,
                                index_t part_elements = k_part_elements);
 
+/// The same buckets and owned ranges without messages and sums: what is left to a worker whose
+/// peers do not exist. Gradients then stay as they are, and weights that others own do not change.
+ExchangeSchedule without_peers(ExchangeSchedule schedule);
+
 /// Calls visit(i, bucket, owned) for every bucket and every worker workers[i]: its messages, the
 /// same as in its schedule, without sums and ranges, and the elements of the bucket that it owns.
 /// Divides the model among owners once for all workers. Throws as make_schedule does.

@@ -61,6 +61,8 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
   check_mpi(MPI_Comm_set_errhandler(world.m_comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(MPI_Comm_rank(world.m_comm, &world.m_rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(world.m_comm, &world.m_size), "MPI_Comm_size");
+  world.m_worker = world.m_rank;
+  world.m_workers = world.m_size;
   if (declared_ranks_per_node > 0) {
     if (world.m_size % declared_ranks_per_node != 0)
       throw on_all_ranks(ConfigError(
@@ -86,6 +88,24 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
   return world;
 }
 
+World World::lone(int worker, int workers) {
+  World world = from(MPI_COMM_SELF);
+  world.m_worker = worker;
+  world.m_workers = workers;
+  return world;
+}
+
+World World::split(int group) const {
+  MPI_Comm comm = MPI_COMM_NULL;
+  {
+    const heartbeat::Collective waits("MPI_Comm_split");
+    check_mpi(MPI_Comm_split(m_comm, group, m_rank, &comm), "MPI_Comm_split");
+  }
+  World world = from(comm);
+  MPI_Comm_free(&comm);
+  return world;
+}
+
 World::~World() {
   if (m_comm == MPI_COMM_NULL) return;
   int finalized = 0;
@@ -96,6 +116,8 @@ void World::swap(World& other) noexcept {
   std::swap(m_comm, other.m_comm);
   std::swap(m_rank, other.m_rank);
   std::swap(m_size, other.m_size);
+  std::swap(m_worker, other.m_worker);
+  std::swap(m_workers, other.m_workers);
   std::swap(m_node_rank, other.m_node_rank);
   std::swap(m_ranks_per_node, other.m_ranks_per_node);
   std::swap(m_node_size, other.m_node_size);

@@ -20,14 +20,21 @@ namespace sdp {
 /// collectives that control flow needs.
 ///
 /// Ranks are transport, workers are arithmetic: holder sets and averages count workers, messages go
-/// to ranks. Every worker is one rank. Every function marked "collective" must be called by all
-/// ranks in the same order. A failed MPI call throws CommunicationError.
+/// to ranks. Every worker is one rank; only lone() has workers without one. Every function marked
+/// "collective" must be called by all ranks in the same order. A failed MPI call throws
+/// CommunicationError.
 class World {
  public:
   /// Duplicates `parent`; collective. Ranks per node come from the shared-memory split of MPI
   /// unless declared (> 0), in which case rank r is number r mod declared of its node. Throws
   /// ConfigError on every rank when the rank count is not a multiple of the declared number.
   static World from(MPI_Comm parent, int declared_ranks_per_node = 0);
+
+  /// Worker `worker` of `workers` in a process of its own, to measure it without the others, which
+  /// do not exist: one rank, whose collectives are its own. Collective among nobody.
+  static World lone(int worker, int workers);
+  /// The ranks that name the same group, in their order, as a world of their own. Collective.
+  World split(int group) const;
 
   World(World&& other) noexcept { swap(other); }
   World& operator=(World&& other) noexcept {
@@ -40,8 +47,10 @@ class World {
 
   int rank() const { return m_rank; }
   int size() const { return m_size; }
-  int worker() const { return m_rank; }
-  int workers() const { return m_size; }
+  int worker() const { return m_worker; }
+  int workers() const { return m_workers; }
+  /// Whether the other workers do not exist.
+  bool is_lone() const { return m_workers > m_size; }
   /// The rank that messages to a worker go to.
   int rank_of(int worker) const { return worker; }
   /// Place of this rank among the ranks of its node, from 0.
@@ -135,6 +144,8 @@ class World {
   MPI_Comm m_comm = MPI_COMM_NULL;
   int m_rank = 0;
   int m_size = 1;
+  int m_worker = 0;
+  int m_workers = 1;
   int m_node_rank = 0;
   int m_ranks_per_node = 1;
   int m_node_size = 1;
