@@ -59,6 +59,7 @@ std::optional<int> parse(int argc, char** argv, bool speaks, Action& action) {
   add_train(app, action);
   add_eval(app, action);
   add_plan(app, action);
+  add_bench(app, action);
   add_compare(app, action);
   add_export(app, action);
   add_import(app, action);

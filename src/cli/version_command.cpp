@@ -29,7 +29,7 @@ std::string version_text() {
 }
 
 bool is_parallel(std::string const& subcommand) {
-  return subcommand == "train" || subcommand == "eval";
+  return subcommand == "train" || subcommand == "eval" || subcommand == "bench";
 }
 
 }  // namespace sdp::cli

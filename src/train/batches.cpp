@@ -30,7 +30,7 @@ BatchBuffers<V>::BatchBuffers(DataSet const& data, index_t rows) {
     m_host_tokens = Kokkos::create_mirror_view(m_tokens);
     return;
   }
-  const index_t channels = data.images().channels();
+  const index_t channels = data.channels();
   m_bytes =
       View4<std::uint8_t>("sdp::train::image_bytes", rows, channels, k_image_side, k_image_side);
   m_images = View4<V>("sdp::train::images", rows, k_image_side, k_image_side, channels);
@@ -63,7 +63,8 @@ ModelBatch<V> BatchBuffers<V>::upload(ExecSpace const& exec, index_t rows) {
 
 template <class V>
 TrainBatches<V>::TrainBatches(DataSet& data, Config const& config, BatchPlan const& plan)
-    : m_plan(plan), m_buffers(data, plan.micro_batch) {
+    : m_plan(plan), m_random(data.random()), m_buffers(data, plan.micro_batch) {
+  if (m_random) return;
   if (data.has_tokens())
     m_tokens.emplace(data.tokens(), config.run.seed, plan);
   else
@@ -72,7 +73,11 @@ TrainBatches<V>::TrainBatches(DataSet& data, Config const& config, BatchPlan con
 
 template <class V>
 void TrainBatches<V>::read(index_t update, index_t micro_step) {
-  if (m_tokens)
+  if (m_random && m_random->has_tokens())
+    m_random->read(m_plan, update, micro_step, m_buffers.tokens(), m_buffers.targets());
+  else if (m_random)
+    m_random->read(m_plan, update, micro_step, m_buffers.images(), m_buffers.targets());
+  else if (m_tokens)
     m_tokens->read(update, micro_step, m_buffers.tokens(), m_buffers.targets());
   else
     m_images->read(update, micro_step, m_buffers.images(), m_buffers.targets());

@@ -39,7 +39,7 @@ class BatchBuffers {
   HostMirror<View4<std::uint8_t>> m_host_bytes;
 };
 
-/// Micro-batches for training, in the order of TrainOrder.
+/// Micro-batches for training, in the order of TrainOrder; random ones where the data are random.
 template <class V>
 class TrainBatches {
  public:
@@ -53,6 +53,7 @@ class TrainBatches {
 
  private:
   BatchPlan m_plan;
+  std::optional<RandomSamples> m_random;
   std::optional<TrainReader> m_tokens;
   std::optional<ImageTrainReader> m_images;
   BatchBuffers<V> m_buffers;

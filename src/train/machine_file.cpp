@@ -8,20 +8,21 @@
 #include <sstream>
 
 #include "base/error.hpp"
+#include "config/schema.hpp"
 #include "config/toml_parse.hpp"
 
 namespace sdp {
 
 namespace {
 
-struct Key {
+struct MachineKey {
   char const* name;
   double Machine::*member;
   double least;
   double most;
 };
 
-constexpr Key k_keys[] = {
+constexpr MachineKey k_keys[] = {
     {"flops_fp32", &Machine::flops_fp32, 1.0, 1e18},
     {"flops_bf16", &Machine::flops_bf16, 1.0, 1e18},
     {"flops_fp64", &Machine::flops_fp64, 1.0, 1e18},
@@ -42,11 +43,11 @@ constexpr std::int64_t k_most_ranks_per_node = 1024;
 
 void check_keys(toml::table const& table, std::string const& source) {
   std::string known = "name, ranks_per_node";
-  for (Key const& key : k_keys) known += std::string(", ") + key.name;
+  for (MachineKey const& key : k_keys) known += std::string(", ") + key.name;
   for (auto const& [key, value] : table) {
     const std::string_view name = key.str();
     bool found = name == "name" || name == "ranks_per_node";
-    for (Key const& each : k_keys) found |= name == each.name;
+    for (MachineKey const& each : k_keys) found |= name == each.name;
     if (!found)
       fail(source, fmt::format("\"{}\" is no key of a machine; allowed are {}", name, known));
   }
@@ -71,7 +72,7 @@ Machine parse_machine(std::string_view text, std::string const& source) {
     fail(source,
          fmt::format("ranks_per_node must be a whole number from 1 to {}", k_most_ranks_per_node));
   machine.ranks_per_node = static_cast<int>(*ranks);
-  for (Key const& key : k_keys) {
+  for (MachineKey const& key : k_keys) {
     toml::node const* node = table.get(key.name);
     if (node == nullptr)
       fail(source, fmt::format("{} is missing; a number from {} to {} is needed", key.name,
@@ -82,6 +83,14 @@ Machine parse_machine(std::string_view text, std::string const& source) {
     machine.*key.member = *value;
   }
   return machine;
+}
+
+std::string machine_text(Machine const& machine) {
+  std::string text = fmt::format("name = {}\nranks_per_node = {}\n", toml_string(machine.name),
+                                 machine.ranks_per_node);
+  for (MachineKey const& key : k_keys)
+    text += fmt::format("{} = {:.4g}\n", key.name, machine.*key.member);
+  return text;
 }
 
 Machine read_machine(std::string const& path) {

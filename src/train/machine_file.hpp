@@ -16,4 +16,7 @@ Machine read_machine(std::string const& path);
 /// As read_machine for text that was read from `source` (named in errors).
 Machine parse_machine(std::string_view text, std::string const& source);
 
+/// The machine as TOML that parse_machine() reads, numbers rounded to four digits.
+std::string machine_text(Machine const& machine);
+
 }  // namespace sdp

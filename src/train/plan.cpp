@@ -16,17 +16,6 @@ namespace {
 constexpr int k_most_counted = 64;     // ranks whose messages are all counted
 constexpr int k_counted_of_many = 32;  // of more ranks than that, spread over the subnetworks
 
-double flops_rate(Machine const& machine, Precision precision) {
-  switch (precision) {
-    case Precision::bf16:
-      return machine.flops_bf16;
-    case Precision::fp64:
-      return machine.flops_fp64;
-    default:
-      return machine.flops_fp32;
-  }
-}
-
 /// All ranks where they are few, else ranks evenly spread over subnetworks and among their ranks.
 std::vector<int> counted_ranks(Arrangement const& arrangement) {
   std::vector<int> chosen;
@@ -118,6 +107,33 @@ void keep_slowest(StepTime& slowest, StepTime const& time) {
   slowest.exchange_ms = std::max(slowest.exchange_ms, time.exchange_ms);
 }
 
+/// Bytes of that many elements in messages.
+double in_bytes(StateBytes const& bytes, index_t gradients, index_t weights) {
+  return static_cast<double>(gradients) * bytes.wire + static_cast<double>(weights) * bytes.weight;
+}
+
+/// The step of a worker that computes `cost` and sends `traffic`.
+StepWork work_with_messages(Setting const& setting, SubnetworkCost const& cost, double updated,
+                            ExchangeTraffic const& traffic) {
+  StateBytes const& bytes = setting.bytes;
+  StepWork work = setting.work(cost, updated);
+  const double sent = in_bytes(bytes, traffic.gradients_sent, traffic.weights_sent);
+  work.network_bytes =
+      in_bytes(bytes, traffic.gradients_sent_to_other_nodes, traffic.weights_sent_to_other_nodes);
+  work.node_bytes = sent - work.network_bytes;
+  work.network_messages = static_cast<double>(traffic.messages_sent_to_other_nodes);
+  work.node_messages = static_cast<double>(traffic.messages_sent) - work.network_messages;
+  return work;
+}
+
+std::vector<WorkerTraffic> traffic_of(Arrangement const& arrangement, StateBytes const& bytes,
+                                      std::vector<int> const& workers) {
+  return exchange_traffic(arrangement.layout, arrangement.buckets, workers,
+                          arrangement.gradient_return, arrangement.ranks_per_node,
+                          static_cast<index_t>(bytes.wire), static_cast<index_t>(bytes.weight),
+                          bytes.wire < bytes.gradient);
+}
+
 /// Messages and step time, of the counted ranks; memory, of all. A rank that is not counted owns
 /// and stages the mean of those that are.
 void count_exchange(Arrangement const& arrangement, Setting const& setting,
@@ -130,28 +146,17 @@ void count_exchange(Arrangement const& arrangement, Setting const& setting,
         arrangement.subnetwork_of_worker[static_cast<std::size_t>(rank)])];
   };
   StateBytes const& bytes = setting.bytes;
-  const auto in_bytes = [&](index_t gradients, index_t weights) {
-    return static_cast<double>(gradients) * bytes.wire +
-           static_cast<double>(weights) * bytes.weight;
-  };
   std::vector<double> sent, received, messages, owned, staged;
-  for (WorkerTraffic const& worker : exchange_traffic(
-           arrangement.layout, arrangement.buckets, counted, arrangement.gradient_return,
-           arrangement.ranks_per_node, static_cast<index_t>(bytes.wire),
-           static_cast<index_t>(bytes.weight), bytes.wire < bytes.gradient)) {
+  for (WorkerTraffic const& worker : traffic_of(arrangement, bytes, counted)) {
     ExchangeTraffic const& traffic = worker.traffic;
-    sent.push_back(in_bytes(traffic.gradients_sent, traffic.weights_sent));
-    received.push_back(in_bytes(traffic.gradients_received, traffic.weights_received));
+    sent.push_back(in_bytes(bytes, traffic.gradients_sent, traffic.weights_sent));
+    received.push_back(in_bytes(bytes, traffic.gradients_received, traffic.weights_received));
     messages.push_back(static_cast<double>(traffic.messages_sent));
     owned.push_back(static_cast<double>(worker.owned));
     staged.push_back(static_cast<double>(worker.exchange_bytes));
     SubnetworkCost const& cost = cost_of(worker.worker);
-    StepWork work = setting.work(cost, sharded ? owned.back() : cost.gradients);
-    work.network_bytes =
-        in_bytes(traffic.gradients_sent_to_other_nodes, traffic.weights_sent_to_other_nodes);
-    work.node_bytes = sent.back() - work.network_bytes;
-    work.network_messages = static_cast<double>(traffic.messages_sent_to_other_nodes);
-    work.node_messages = messages.back() - work.network_messages;
+    const StepWork work =
+        work_with_messages(setting, cost, sharded ? owned.back() : cost.gradients, traffic);
     keep_slowest(plan.own.predicted, predict_step(setting.machine, setting.rate, work));
   }
   plan.own.sent_bytes = min_mean_max(sent);
@@ -221,13 +226,55 @@ StateBytes state_bytes(Config const& config) {
   }
 }
 
+double flops_rate(Machine const& machine, Precision precision) {
+  switch (precision) {
+    case Precision::bf16:
+      return machine.flops_bf16;
+    case Precision::fp64:
+      return machine.flops_fp64;
+    default:
+      return machine.flops_fp32;
+  }
+}
+
+int planned_ranks_per_node(Config const& config, Machine const& machine) {
+  return config.system.ranks_per_node > 0 ? static_cast<int>(config.system.ranks_per_node)
+                                          : machine.ranks_per_node;
+}
+
+WorkerPlan plan_worker(Config const& config, Arrangement const& arrangement, int worker,
+                       Machine const& machine) {
+  const Setting setting(config, arrangement.workers(), machine);
+  StateBytes const& bytes = setting.bytes;
+  const SubnetworkCost cost =
+      subnetwork_cost(config, arrangement.weights(worker), arrangement.gradients(worker));
+  const WorkerTraffic traffic = traffic_of(arrangement, bytes, {worker}).front();
+  const double updated = arrangement.gradient_return == GradientReturn::none
+                             ? static_cast<double>(traffic.owned)
+                             : cost.gradients;
+  WorkerPlan plan;
+  plan.subnetwork = arrangement.subnetwork_of_worker[static_cast<std::size_t>(worker)];
+  plan.true_fraction =
+      cost.gradients / static_cast<double>(arrangement.gradients(worker).logical_size());
+  const auto flops = static_cast<double>(worker_flops(config, arrangement, worker).total());
+  plan.flop_share = flops / static_cast<double>(dense_flops(config).total());
+  plan.flops = flops * setting.samples;
+  plan.weights = cost.weights * bytes.weight;
+  plan.gradients = cost.gradients * bytes.gradient;
+  plan.optimizer = updated * bytes.optimizer;
+  plan.activations = cost.activation_bytes;
+  plan.communication = static_cast<double>(traffic.exchange_bytes);
+  plan.sent_bytes = in_bytes(bytes, traffic.traffic.gradients_sent, traffic.traffic.weights_sent);
+  plan.work = work_with_messages(setting, cost, updated, traffic.traffic);
+  plan.predicted = predict_step(machine, setting.rate, plan.work);
+  return plan;
+}
+
 Plan make_plan(Config const& config, int ranks, Machine const& machine, std::int64_t step) {
   Plan plan;
   plan.ranks = ranks;
   plan.machine = machine;
-  plan.ranks_per_node = config.system.ranks_per_node > 0
-                            ? static_cast<int>(config.system.ranks_per_node)
-                            : machine.ranks_per_node;
+  plan.ranks_per_node = planned_ranks_per_node(config, machine);
   const Arrangement arrangement = arrange(config, ranks, plan.ranks_per_node, step);
   plan.units = arrangement.units;
   plan.mask = arrangement.mask;

@@ -12,6 +12,7 @@
 #include "config/config.hpp"
 #include "subnet/cost_model.hpp"
 #include "subnet/mask.hpp"
+#include "train/arrangement.hpp"
 
 namespace sdp {
 
@@ -68,6 +69,33 @@ struct Plan {
 /// 4, 4 and 4 per moment; fp64 8 each; bf16 2, 4, and 4 more than fp32. Gradients cross the wire as
 /// they are or in 2 bytes (system.gradient_wire).
 StateBytes state_bytes(Config const& config);
+
+/// What one worker of a job costs, from the same figures as make_plan().
+struct WorkerPlan {
+  int subnetwork = 0;
+  double true_fraction = 1.0;
+  double flop_share = 1.0;
+  double flops = 0.0;  ///< model FLOPs of a step; recomputation is none of them
+  /// Bytes.
+  double weights = 0.0;
+  double gradients = 0.0;
+  double optimizer = 0.0;
+  double activations = 0.0;
+  double communication = 0.0;
+  double sent_bytes = 0.0;  ///< in a step
+  StepWork work;
+  StepTime predicted;
+};
+
+/// `arrangement` is that of the deck; 0 <= worker < arrangement.workers().
+WorkerPlan plan_worker(Config const& config, Arrangement const& arrangement, int worker,
+                       Machine const& machine);
+
+/// What a machine can do in that precision, FLOP/s.
+double flops_rate(Machine const& machine, Precision precision);
+
+/// The ranks on a node: system.ranks_per_node where the deck has it, else that of the machine.
+int planned_ranks_per_node(Config const& config, Machine const& machine);
 
 /// Node size: system.ranks_per_node where given, else that of the machine. Baselines: DDP sends
 /// 2(1-1/R)P gradients, ZeRO-1 and ZeRO-2 (1-1/R)P gradients and as many weights, ZeRO-3 twice the

@@ -41,6 +41,16 @@ DeliveryOptions delivery_options(SystemConfig const& system) {
   return options;
 }
 
+ExchangeOptions exchange_options(SystemConfig const& system) {
+  ExchangeOptions options;
+  options.method = system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
+                                                            : ReductionMethod::exchange;
+  options.bf16_wire = system.gradient_wire == WireType::bf16;
+  options.gpu_aware_mpi = system.gpu_aware_mpi == Toggle::on;
+  options.timeout_seconds = message_timeout(system);
+  return options;
+}
+
 double message_timeout(SystemConfig const& system) {
   return 2.0 * static_cast<double>(system.watchdog_seconds);
 }

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "comm/delivery.hpp"
+#include "comm/exchange.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
 #include "data/batch_reader.hpp"
@@ -32,6 +33,9 @@ BatchPlan batch_plan(Config const& config, int ranks, int rank);
 
 /// How state moves between ranks outside of an update.
 DeliveryOptions delivery_options(SystemConfig const& system);
+
+/// How gradients and weights move in an update.
+ExchangeOptions exchange_options(SystemConfig const& system);
 
 /// Longest time without progress among messages, in seconds: past that of the watchdog, which
 /// reports for every rank.

@@ -58,7 +58,7 @@ TrainingStep<V>::TrainingStep(World const& world, Config const& config, DataSet&
     : m_world(world),
       m_config(config),
       m_batches(world.collectively([&] {
-        return TrainBatches<V>(data, config, batch_plan(config, world.size(), world.rank()));
+        return TrainBatches<V>(data, config, batch_plan(config, world.workers(), world.worker()));
       })),
       m_targets_per_sample(data.targets_per_sample()) {
   const index_t targets = config.train.micro_batch * m_targets_per_sample;
@@ -99,12 +99,14 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
     times.exchange += blocked;
     // Receives are open from here on, so nothing that throws on all ranks may come after it.
     if (last) exchange.begin(grads);
+    end_phase(exec);
     times.forward += phase.milliseconds() - blocked;
     phase.reset();
     model.loss_backward(exec, weights, batch, grad_scale, m > 0, grads, m_losses,
                         m_config.train.label_smoothing);
     m_loss_sum->add(exec, m_losses);
     model.backward(exec, weights, batch, m > 0, grads, last ? &leaving : nullptr);
+    end_phase(exec);
     times.backward += phase.milliseconds();
   }
   heartbeat::phase("exchange");
@@ -122,6 +124,11 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   times.optimizer = phase.milliseconds();
   times.step = step.milliseconds();
   return times;
+}
+
+template <class V>
+void TrainingStep<V>::end_phase(ExecSpace const& exec) const {
+  if (m_fence_phases) kernels::fence(exec, "sdp::train::phase_end");
 }
 
 /// Reads a micro-batch. Weights of the last update may still be arriving; when a rank cannot read,

@@ -96,13 +96,9 @@ void WorkerState<V>::build_model() {
 
 template <class V>
 void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
-  ExchangeOptions options;
-  options.method = m_config.system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
-                                                                     : ReductionMethod::exchange;
-  options.bf16_wire = m_config.system.gradient_wire == WireType::bf16;
-  options.gpu_aware_mpi = m_config.system.gpu_aware_mpi == Toggle::on;
-  options.timeout_seconds = message_timeout(m_config.system);
-  m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule), options, m_exec);
+  if (m_world.is_lone()) schedule = without_peers(std::move(schedule));
+  m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule),
+                                                exchange_options(m_config.system), m_exec);
   m_owned_gradients.clear();
   m_owned_weights.clear();
   for (OwnedRange const& range : m_exchange->schedule().owned) {

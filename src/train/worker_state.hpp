@@ -19,7 +19,8 @@
 namespace sdp {
 
 /// Everything on one rank that depends on the mask: flat buffers, optimizer, model and exchange.
-/// Built for an arrangement, and rebuilt for another one while the run goes on.
+/// Built for an arrangement, and rebuilt for another one while the run goes on. In a lone world it
+/// is that of one worker whose exchange has nobody to send to.
 ///
 /// V: storage type of weights and activations; gradients, moments and, where it is wider, master
 /// weights have the type in which V is summed. A master weight is where the element is updated, and

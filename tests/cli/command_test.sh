@@ -17,7 +17,7 @@ for library in 'Kokkos +[0-9]+\.' 'MPI +[^ ]' 'HDF5 +[0-9]+\.'; do
   check "--version has $library" says "$library"
 done
 run "help" 0 --help
-for command in train eval plan export import info tokenize sample; do
+for command in train eval plan bench export import info tokenize sample; do
   check "--help lists $command" says "^ +$command "
 done
 run "help of a command" 0 train --help
@@ -70,6 +70,37 @@ check "nothing is written" unchanged "$before"
 run "plan to a folder" 0 plan deck.toml --ranks 4 "${halves[@]}" --out plans/four
 check "the plan" test -s plans/four/plan.json
 check "the mask" test -s plans/four/mask.json
+before=$(listing)
+run "bench of a worker" 0 bench step deck.toml "${halves[@]}" --ranks 4 --worker 3 --steps 2 --json
+check "one JSON object" one_object "$scratch/out"
+for pair in ranks:4 worker:3 subnetwork:1 regime:forward micro_batch:2 steps:2; do
+  check "bench: ${pair%:*}" test "$(value "${pair%:*}" "$scratch/out")" = "${pair#*:}"
+done
+check "no peak, no MFU" test "$(value mfu "$scratch/out")" = null
+run "bench for a reader" 0 bench step deck.toml --steps 1 --warmup 0 --peak-tflops 1
+for word in forward backward optimizer 'tokens/s' MFU weights memory_bandwidth; do
+  check "bench: $word" says "^$word "
+done
+run "bench of no deck" 2 bench step nowhere.toml
+run "bench of nothing" 2 bench
+run "bench of a worker that is not there" 2 bench step deck.toml --ranks 4 --worker 4
+check "it says which there are" complains 'worker 4 .* 0 to 3'
+run "bench of no steps" 2 bench step deck.toml --steps 0
+run "bench of a batch that ranks cannot share" 2 bench step deck.toml --ranks 3
+run "bench of messages without a deck" 2 bench comm
+run "bench of messages with a deck and sizes" 2 bench comm deck.toml --elements 1
+on 2
+run "bench of a worker on ranks" 2 bench step deck.toml
+run "bench of messages" 0 bench comm deck.toml "${halves[@]}" --repeat 2
+check "all-reduce beside it" says 'all-reduce +in buckets'
+grep -E '^[a-z0-9_]+ = ' "$scratch/out" >machine.toml
+run "bench of sizes" 0 bench comm --elements 0.01 0.1 --bucket-mb 0.125 --repeat 2 --json
+check "one JSON object" one_object "$scratch/out"
+check "ranks" test "$(value ranks "$scratch/out")" = 2
+on 1
+run "plan on the machine that was measured" 0 plan deck.toml --ranks 2 --machine machine.toml --json
+check "its name" test "$(value machine "$scratch/out")" = "2 ranks, 2 on a node"
+check "nothing else is written" same "$before" "$(rm machine.toml && listing)"
 on 2
 before=$(listing)
 run "dry run" 0 train deck.toml --dry-run --json
