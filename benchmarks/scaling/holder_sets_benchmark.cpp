@@ -25,17 +25,18 @@
 #include <string>
 #include <vector>
 
+#include "base/median.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/timer.hpp"
 #include "benchmarks/scaling/options.hpp"
 #include "comm/exchange.hpp"
+#include "comm/holder_set_reduce.hpp"
 #include "comm/mpi_error.hpp"
 #include "comm/mpi_session.hpp"
 
 namespace {
 
 using namespace sdp;
-using bench::median;
 using bench::Options;
 
 using HolderSet = std::vector<int>;  ///< ascending workers
@@ -169,32 +170,24 @@ void run(World const& world, Options const& options, char const* name,
   Exchange<float> exchange(world, schedule(GradientReturn::holders), exchange_options);
   Exchange<float> sharded(world, schedule(GradientReturn::none), exchange_options);
 
-  // What the all-reduces work on: by unit, then the shared tensors; and packed by distinct set.
+  // What the all-reduces by unit work on: by unit, then the shared tensors.
   Communicators communicators(world);
   struct Part {
     MPI_Comm comm;
     std::size_t holders;
     std::vector<IndexRange> ranges;
-    index_t size = 0;
   };
   std::vector<Part> parts;
-  std::map<HolderSet, Part> by_set;
   for (std::size_t i = 0; i < model.held.size(); ++i) {
     HolderSet const& set = i < sets.size() ? sets[i] : everybody;
     const MPI_Comm comm = communicators.of(set);
-    if (comm == MPI_COMM_NULL) continue;
-    parts.push_back({comm, set.size(), model.held[i]});
-    Part& whole = by_set.try_emplace(set, Part{comm, set.size(), {}, 0}).first->second;
-    for (IndexRange const& range : model.held[i]) {
-      whole.ranges.push_back(range);
-      whole.size += range.size();
-    }
+    if (comm != MPI_COMM_NULL) parts.push_back({comm, set.size(), model.held[i]});
   }
+  HolderSetReduce<float> by_set(world, model.layout);
   const auto size = exchange.schedule().gradient_size;
   const View1<float> gradients("gradients", static_cast<std::size_t>(size));
   const View1<float> weights("weights", static_cast<std::size_t>(size));
   Kokkos::deep_copy(gradients, 1.0f);
-  std::vector<float> packed(static_cast<std::size_t>(size));
   const auto mean_size = world.sum(size) / world.size();
   std::vector<float> plain(static_cast<std::size_t>(mean_size), 1.0f);
 
@@ -213,19 +206,7 @@ void run(World const& world, Options const& options, char const* name,
           for (IndexRange const& range : part.ranges)
             all_reduce(gradients.data() + range.begin, range.size(), part.holders, part.comm);
       },
-      [&] {
-        for (auto const& [set, part] : by_set) {
-          float* to = packed.data();
-          for (IndexRange const& range : part.ranges)
-            to = std::copy(gradients.data() + range.begin, gradients.data() + range.end, to);
-          all_reduce(packed.data(), part.size, part.holders, part.comm);
-          float const* from = packed.data();
-          for (IndexRange const& range : part.ranges) {
-            std::copy(from, from + range.size(), gradients.data() + range.begin);
-            from += range.size();
-          }
-        }
-      },
+      [&] { by_set.average(gradients); },
       [&] { all_reduce(plain.data(), mean_size, everybody.size(), world.comm()); }};
   std::vector<std::vector<double>> times(ways.size());
   for (int round = -1; round < options.repeat; ++round)
