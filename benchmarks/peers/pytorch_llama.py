@@ -1,17 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a LLaMA on random tokens with PyTorch on CPUs and prints one JSON object.
+"""Trains a LLaMA on random tokens with PyTorch and prints one JSON object.
 
     python3 pytorch_llama.py [--threads 1] [--steps 12] [shape options]
+    python3 pytorch_llama.py --device cuda --autocast [--compile] [--recompute] [shape options]
     torchrun --standalone --nproc-per-node 2 pytorch_llama.py --ddp [options]
 
-The peer that the step benchmark stands beside: float32, scaled_dot_product_attention, fused AdamW,
-gradients set to None, clipping at 1.0; with --ddp, DistributedDataParallel over gloo with --threads
-threads per process. The default shape is the 30M LLaMA of the benchmark. A step is forward,
-backward, (all-reduce,) clipping and update; its time is measured on the slowest process.
+The peer that the step benchmarks stand beside: float32 parameters, with --autocast bf16 products,
+scaled_dot_product_attention, fused AdamW, gradients set to None, clipping at 1.0; with --ddp,
+DistributedDataParallel over gloo with --threads threads per process; with --recompute, every block
+is computed again in backward (torch.utils.checkpoint). The default shape is the 30M LLaMA of the CPU
+benchmark. A step is forward, backward, (all-reduce,) clipping and update, until the device is done;
+its time is measured on the slowest process.
 
-Printed: step_ms (median), tokens_per_s (all processes), loss of the first and last step, parameters,
-rss_increase_bytes (peak resident memory minus resident memory before the model is built).
+Printed: step_ms (median), tokens_per_s (all processes), loss of the first and last step,
+parameters, rss_increase_bytes (peak resident memory minus resident memory before the model is
+built), and on a GPU device_peak_bytes (of tensors) and device_bytes (in use on the device after the
+last step). Where the device's memory does not suffice it prints {"out_of_memory": true} and ends
+with 1.
 """
 
 import argparse
@@ -25,6 +31,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def parse_arguments():
@@ -41,6 +48,9 @@ def parse_arguments():
     parser.add_argument("--warmup", type=int, default=3, help="steps before those")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ddp", action="store_true", help="started by torchrun")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--autocast", action="store_true", help="bf16 where torch.autocast says so")
+    parser.add_argument("--recompute", action="store_true", help="blocks once more in backward")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
@@ -80,6 +90,7 @@ class Block(nn.Module):
 class Llama(nn.Module):
     def __init__(self, a):
         super().__init__()
+        self.recompute = a.recompute
         self.embedding = nn.Embedding(a.vocab_size, a.hidden_size)
         self.blocks = nn.ModuleList(Block(a) for _ in range(a.layers))
         self.norm = nn.Parameter(torch.ones(a.hidden_size))
@@ -95,7 +106,10 @@ class Llama(nn.Module):
     def forward(self, tokens, targets):
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x, self.cos, self.sin)
+            if self.recompute:
+                x = checkpoint(block, x, self.cos, self.sin, use_reentrant=False)
+            else:
+                x = block(x, self.cos, self.sin)
         x = F.rms_norm(x, x.shape[-1:], self.norm, 1e-5)
         return F.cross_entropy(self.head(x).flatten(0, 1), targets.flatten())
 
@@ -120,9 +134,30 @@ def make_optimizer(model):
                              lr=6e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
 
+def synchronize(a):
+    if a.device != "cpu":
+        torch.cuda.synchronize()
+
+
+def device_memory(a):
+    if a.device == "cpu":
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"device_peak_bytes": torch.cuda.max_memory_allocated(), "device_bytes": total - free,
+            "device": torch.cuda.get_device_name()}
+
+
 def main():
     a = parse_arguments()
     a.kv_heads = a.kv_heads or a.heads
+    try:
+        run(a)
+    except torch.OutOfMemoryError:
+        print(json.dumps({"out_of_memory": True}))
+        sys.exit(1)
+
+
+def run(a):
     torch.set_num_threads(a.threads)
     torch.set_num_interop_threads(1)
     rank, ranks = 0, 1
@@ -136,7 +171,7 @@ def main():
 
     reset_peak_resident()
     before = resident_bytes("VmRSS")
-    model = Llama(a)
+    model = Llama(a).to(a.device)
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = make_optimizer(model)
     step_model = torch.compile(model) if a.compile else model
@@ -147,14 +182,18 @@ def main():
     times, losses = [], []
     for step in range(a.warmup + a.steps):
         window = torch.randint(a.vocab_size, (a.micro_batch, a.seq_len + 1), generator=batches)
+        window = window.to(a.device)
         if a.ddp:
             dist.barrier()
+        synchronize(a)
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss = step_model(window[:, :-1].contiguous(), window[:, 1:].contiguous())
+        with torch.autocast(a.device, torch.bfloat16, enabled=a.autocast):
+            loss = step_model(window[:, :-1].contiguous(), window[:, 1:].contiguous())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        synchronize(a)
         elapsed = torch.tensor(time.perf_counter() - start)
         if a.ddp:
             dist.all_reduce(elapsed, op=dist.ReduceOp.MAX)
@@ -170,7 +209,9 @@ def main():
             "compiled": a.compile, "parameters": parameters, "tokens_per_step": tokens,
             "step_ms": 1e3 * median, "tokens_per_s": tokens / median,
             "step_ms_min": 1e3 * min(times), "step_ms_max": 1e3 * max(times),
-            "first_loss": losses[0], "last_loss": losses[-1], "rss_increase_bytes": increase}))
+            "first_loss": losses[0], "last_loss": losses[-1], "rss_increase_bytes": increase,
+            "micro_batch": a.micro_batch, "autocast": a.autocast, "recompute": a.recompute,
+            **device_memory(a)}))
     if a.ddp:
         dist.destroy_process_group()
 

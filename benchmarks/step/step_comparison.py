@@ -13,54 +13,24 @@ Started by run_step_comparison.sh, which sets thread counts and placement. Figur
 """
 
 import argparse
-import array
 import ctypes
 import ctypes.util
 import json
 import os
 import pathlib
-import random
 import shutil
 import statistics
-import subprocess
 import sys
 import time
-import tomllib
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
+from support import LLAMA_PEER, ROOT, Shape, find_python, last_json, run, say, write_shard
+
 SPEED_DECK = ROOT / "benchmarks/step/llama_30m.toml"
 MEMORY_DECK = ROOT / "benchmarks/step/llama_memory.toml"
-PEER = ROOT / "benchmarks/peers/pytorch_llama.py"
 DATA = ROOT / "data/step"
 RUNS = ROOT / "runs/step"
 WARMUP = 3
-
-
-class Shape:
-    """What both sides are given, read from a deck."""
-
-    def __init__(self, deck):
-        with open(deck, "rb") as f:
-            values = tomllib.load(f)
-        model, train = values["model"], values["train"]
-        self.deck = deck
-        self.v, self.d, self.l = (model[k] for k in ("vocab_size", "hidden_size", "num_layers"))
-        self.h, self.f = model["num_heads"], model["intermediate_size"]
-        self.t, self.batch = train["seq_len"], train["micro_batch"]
-        self.matrices = self.l * (4 * self.d ** 2 + 3 * self.d * self.f)
-        self.parameters = self.matrices + (2 * self.l + 1) * self.d + 2 * self.v * self.d
-
-    def flops_per_token(self):
-        return 6 * (self.matrices + self.v * self.d) + 6 * self.l * self.d * self.t
-
-    def options(self):
-        return ["--vocab-size", self.v, "--hidden-size", self.d, "--layers", self.l, "--heads",
-                self.h, "--intermediate-size", self.f, "--seq-len", self.t, "--micro-batch",
-                self.batch]
-
-    def __str__(self):
-        return (f"{self.parameters / 1e6:.1f}M LLaMA (V {self.v}, D {self.d}, L {self.l}, "
-                f"H {self.h}, F {self.f}, T {self.t}, micro-batch {self.batch})")
 
 
 def sgemm_gflops(n=1024, repeats=12):
@@ -80,29 +50,11 @@ def sgemm_gflops(n=1024, repeats=12):
     return 2e-9 * n ** 3 / best
 
 
-def write_shard(path, count, vocabulary, seed):
-    """llm.c GPT-2 shard of `count` uniform tokens."""
-    header = array.array("i", [20240520, 1, count] + [0] * 253)
-    source = random.Random(seed)
-    tokens = array.array("H", (source.randrange(vocabulary) for _ in range(count)))
-    with open(path, "wb") as f:
-        header.tofile(f)
-        tokens.tofile(f)
-
-
-def run(command):
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    if result.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} ended with {result.returncode}:\n"
-                 f"{result.stdout[-2000:]}{result.stderr[-4000:]}")
-    return result.stdout
-
-
-def run_sdp(binary, shape, ranks, warmup, steps):
-    out = RUNS / f"{shape.deck.stem}-{ranks}"
+def run_sdp(binary, deck, shape, ranks, warmup, steps):
+    out = RUNS / f"{deck.stem}-{ranks}"
     shutil.rmtree(out, ignore_errors=True)
     launch = [os.environ.get("SDP_MPIRUN", "mpirun"), "-n", str(ranks)] if ranks > 1 else []
-    run([*launch, binary, "train", shape.deck, f"run.out_dir={out}",
+    run([*launch, binary, "train", deck, f"run.out_dir={out}",
          f"train.steps={warmup + steps}", f"train.global_batch={ranks * shape.batch}",
          f'data.train=["{DATA}/random_train_*.bin"]', f'data.val=["{DATA}/random_val_*.bin"]'])
     with open(out / "metrics.jsonl", encoding="utf-8") as f:
@@ -121,20 +73,10 @@ def run_peer(python, shape, ranks, warmup, steps):
     options = [*shape.options(), "--warmup", warmup, "--steps", steps]
     if ranks > 1:
         launch = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
-        command = [*launch, PEER, "--ddp", *options]
+        command = [*launch, LLAMA_PEER, "--ddp", *options]
     else:
-        command = [python, PEER, *options]
-    return json.loads(run([str(part) for part in command]).strip().splitlines()[-1])
-
-
-def find_python(asked):
-    candidates = [asked] if asked else [sys.executable]
-    for python in candidates:
-        probe = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
-        if probe.returncode == 0:
-            return python
-    sys.exit(f"no torch in {' or '.join(candidates)}: pip install torch numpy, or name a Python "
-             "that has it with --python")
+        command = [python, LLAMA_PEER, *options]
+    return last_json(run(command))
 
 
 def arguments():
@@ -154,19 +96,15 @@ def measure(a, python, speed, memory):
         sgemm.append(sgemm_gflops())
         for peer, ranks in results:
             say(f"round {number + 1} of {a.rounds}: {peer}, {processes(ranks)} ...")
-            r = (run_sdp(a.sdp, speed, ranks, WARMUP, a.steps) if peer == "sdp"
+            r = (run_sdp(a.sdp, SPEED_DECK, speed, ranks, WARMUP, a.steps) if peer == "sdp"
                  else run_peer(python, speed, ranks, WARMUP, a.steps))
             if r["parameters"] != speed.parameters:
                 sys.exit(f"{peer} has {r['parameters']} parameters, not {speed.parameters}")
             results[peer, ranks].append(r)
     say("memory ...")
-    resident = {"sdp": run_sdp(a.sdp, memory, 1, 1, 1),
+    resident = {"sdp": run_sdp(a.sdp, MEMORY_DECK, memory, 1, 1, 1),
                 "PyTorch": run_peer(python, memory, 1, 1, 1)}
     return results, sgemm, resident
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 def processes(ranks):
@@ -191,7 +129,7 @@ def main():
         sys.exit(f"{a.sdp} is not there: build it with cmake --preset default && "
                  "cmake --build build/default --target sdp")
     python = find_python(a.python)
-    speed, memory = Shape(SPEED_DECK), Shape(MEMORY_DECK)
+    speed, memory = Shape.of_deck(SPEED_DECK), Shape.of_deck(MEMORY_DECK)
     DATA.mkdir(parents=True, exist_ok=True)
     for name, count, seed in (("random_train_000000", 200_000, 1), ("random_val_000000", 8_000, 2)):
         if not (DATA / f"{name}.bin").exists():
