@@ -48,6 +48,12 @@ bool will_train(std::vector<char*> const& arguments) {
                       [](char const* word) { return std::strcmp(word, "--dry-run") == 0; });
 }
 
+/// Whether this command measures one process by intention, in a job of whatever size.
+bool is_lone(std::vector<char*> const& arguments) {
+  return arguments.size() > 2 && std::strcmp(arguments[1], "bench") == 0 &&
+         std::strcmp(arguments[2], "step") == 0;
+}
+
 /// Parses the arguments; a status to exit with, or nothing when `action` is to be run. Only a
 /// process that may speak prints.
 std::optional<int> parse(int argc, char** argv, bool speaks, Action& action) {
@@ -110,9 +116,9 @@ int leave_stopped(int rank) {
   return to_status(ExitCode::stopped);
 }
 
-int run(Action const& action, World const* world) {
+int run(Action const& action, World const* world, bool lone) {
   try {
-    if (world) world->collectively([&] { check_launcher(*world); });
+    if (world && !lone) world->collectively([&] { check_launcher(*world); });
     return to_status(action(world));
   } catch (Error const& error) {
     const bool alone = !world || world->size() == 1;
@@ -180,9 +186,9 @@ int main(int argc, char** argv) {
   {
     if (parallel) {
       const World world = World::from(MPI_COMM_WORLD);
-      status = run(action, &world);
+      status = run(action, &world, is_lone(arguments));
     } else {
-      status = run(action, nullptr);
+      status = run(action, nullptr, true);
     }
   }
   Kokkos::finalize();

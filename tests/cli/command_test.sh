@@ -81,6 +81,9 @@ run "bench for a reader" 0 bench step deck.toml --steps 1 --warmup 0 --peak-tflo
 for word in forward backward optimizer 'tokens/s' MFU weights memory_bandwidth; do
   check "bench: $word" says "^$word "
 done
+name="bench of a worker in a batch script"
+SLURM_NTASKS=8 SLURM_PROCID=0 start bench step deck.toml --steps 1 --warmup 0 --json
+judge 0
 run "bench of no deck" 2 bench step nowhere.toml
 run "bench of nothing" 2 bench
 run "bench of a worker that is not there" 2 bench step deck.toml --ranks 4 --worker 4
