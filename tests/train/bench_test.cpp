@@ -84,6 +84,14 @@ TEST_F(BenchTest, AloneAWorkerHasTheMemoryAndTheShareThatItHasInARun) {
         compare_with_run(std::string(regime) + level + sharding, variant(regime, level, sharding));
 }
 
+TEST_F(BenchTest, SoItHasInBf16) {
+  for (char const* sharding : {"none", "holders"}) {
+    auto overrides = variant("forward", "neuron", sharding);
+    overrides.push_back("run.precision=bf16");
+    compare_with_run(std::string("bf16") + sharding, overrides);
+  }
+}
+
 TEST_F(BenchTest, RecomputationAndAccumulationAreThoseOfTheDeck) {
   auto overrides = variant("forward", "block", "none");
   const StepBenchResult plain = lone(deck(m_world, "plain", overrides));
@@ -239,6 +247,19 @@ TEST_F(BenchTest, TheExchangeSendsWhatThePlanSays) {
       EXPECT_TRUE(found.times.all_reduce.has_value());
       EXPECT_EQ(found.times.by_holder_set.has_value(), found.holder_sets > 1);
     }
+}
+
+TEST_F(BenchTest, NarrowGradientsCountAsTheyAreSent) {
+  for (char const* wire : {"fp32", "bf16"}) {
+    SCOPED_TRACE(wire);
+    auto overrides = variant("backward", "block", "holders");
+    overrides.push_back("run.precision=bf16");
+    overrides.push_back(std::string("system.gradient_wire=") + wire);
+    const Config config = deck(m_world, "narrow", overrides);
+    const CommBenchResult result = bench_comm(m_world, config, few_rounds());
+    const Plan plan = plan_of_run(m_world, config);
+    EXPECT_DOUBLE_EQ(result.cases[0].sent_bytes.mean, plan.own.sent_bytes.mean);
+  }
 }
 
 TEST_F(BenchTest, LinksAreMeasuredWhereThereAreSome) {
