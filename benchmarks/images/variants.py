@@ -204,7 +204,7 @@ def draw(path, runs):
                        markersize=5)
     left.set_xlabel("FLOPs spent, % of the dense run's")
     left.set_ylabel("test accuracy, %, mean over the seeds")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="lower right")
     right.set_xticks(range(len(runs)), [title(v).replace(", ", ",\n") for v in runs])
     right.set_ylabel("test accuracy at the end, %")
     right.set_title("dots: seeds; crosses: without recalibration", fontsize=9)
