@@ -49,7 +49,7 @@ def run_sdp(binary, ranks, steps):
     run([*launch, binary, "train", DECK, f"run.out_dir={out}", "sdp.regime=none",
          "train.match=steps", f"train.steps={WARMUP + steps}", f"train.global_batch={BATCH}",
          f"train.micro_batch={BATCH // ranks}", "train.log_every=1", "checkpoint.at_end=false",
-         f'data.train=["{DATA}"]', "data.val=[]"])
+         f'data.train=["{DATA}"]', "data.val=[]", "train.eval_every=0"])
     with open(out / "metrics.jsonl", encoding="utf-8") as f:
         events = [json.loads(line) for line in f]
     times = [e["step_ms"] for e in events if e["event"] == "train"][WARMUP:]
