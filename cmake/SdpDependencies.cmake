@@ -4,6 +4,7 @@
 #   sdp_dep_kokkos         Kokkos core
 #   sdp_dep_kokkoskernels  Kokkos Kernels (BLAS)
 #   sdp_dep_hdf5           parallel HDF5, C API
+#   sdp_dep_nccl           NCCL, where Kokkos has CUDA and NCCL is found (SDP_HAVE_NCCL)
 #   sdp_dep_sentencepiece  tokenizer run time and trainer
 #   sdp_dep_toml, sdp_dep_cli11, sdp_dep_json, sdp_dep_spdlog (fmt comes with it), sdp_dep_zlib,
 #   sdp_dep_zstd, sdp_dep_crc (zlib and, where there is one, libdeflate)
@@ -26,6 +27,17 @@ endif()
 find_package(Threads REQUIRED)
 find_package(MPI 3.0 REQUIRED COMPONENTS CXX)
 find_package(PkgConfig REQUIRED)
+
+set(SDP_HAVE_NCCL false)
+if(SDP_NCCL AND "CUDA" IN_LIST Kokkos_DEVICES)
+  find_package(NCCL)
+  if(NCCL_FOUND)
+    set(SDP_HAVE_NCCL true)
+    add_library(sdp_dep_nccl INTERFACE)
+    target_include_directories(sdp_dep_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+    target_link_libraries(sdp_dep_nccl INTERFACE ${NCCL_LIBRARY})
+  endif()
+endif()
 
 # The parallel HDF5 of Debian and Ubuntu is found by pkg-config, so that a serial HDF5 beside it is
 # not taken; elsewhere FindHDF5 is asked for the parallel one.

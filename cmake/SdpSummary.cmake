@@ -7,9 +7,15 @@ set(_sdp_lines
     "  compiler          ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
     "  Kokkos            ${Kokkos_VERSION} (${sdp_devices}) in ${Kokkos_DIR}"
     "  Kokkos Kernels    ${KokkosKernels_VERSION} in ${KokkosKernels_DIR}")
+if(SDP_HAVE_NCCL)
+  set(_sdp_nccl "${NCCL_VERSION} (${NCCL_LIBRARY})")
+else()
+  set(_sdp_nccl "none")
+endif()
 if(NOT SDP_KERNELS_ONLY)
   list(APPEND _sdp_lines
        "  MPI               ${MPI_CXX_VERSION} (${MPI_CXX_COMPILER})"
+       "  NCCL              ${_sdp_nccl}"
        "  HDF5 (parallel)   ${HDF5_VERSION}"
        "  sentencepiece     ${SDP_SENTENCEPIECE_LIBRARY}"
        "  fmt, spdlog       ${fmt_VERSION}, ${spdlog_VERSION}"

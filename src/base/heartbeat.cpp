@@ -21,6 +21,9 @@ std::atomic<std::int64_t> g_beats{0};
 std::atomic<char const*> g_phase{"start"};
 std::atomic<char const*> g_collective{nullptr};
 
+std::mutex g_guard_mutex;
+Guard* g_guard = nullptr;
+
 /// A text and the number of beats before it.
 struct Waiting {
   std::mutex mutex;
@@ -69,6 +72,29 @@ Collective::Collective(char const* name) {
 Collective::~Collective() {
   g_collective.store(nullptr, std::memory_order_relaxed);
   beat();
+}
+
+Guard::Guard(std::function<std::string()> fault, std::function<void()> abandon)
+    : m_fault(std::move(fault)), m_abandon(std::move(abandon)) {}
+Guard::~Guard() {
+  end();
+}
+void Guard::begin() {
+  const std::lock_guard lock(g_guard_mutex);
+  g_guard = this;
+}
+void Guard::end() {
+  const std::lock_guard lock(g_guard_mutex);
+  if (g_guard == this) g_guard = nullptr;
+}
+
+std::string fault() {
+  const std::lock_guard lock(g_guard_mutex);
+  return g_guard != nullptr ? g_guard->m_fault() : std::string();
+}
+void abandon() {
+  const std::lock_guard lock(g_guard_mutex);
+  if (g_guard != nullptr) g_guard->m_abandon();
 }
 
 }  // namespace sdp::heartbeat

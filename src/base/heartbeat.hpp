@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 /// Signs of life of this process, for a watchdog in another thread. Phases are string literals.
@@ -29,5 +30,31 @@ class Collective {
   Collective(Collective const&) = delete;
   Collective& operator=(Collective const&) = delete;
 };
+
+/// Lets the watchdog, in its thread, look for faults that the main thread would not notice while it
+/// waits for a device, and tear down what hangs before the process ends. One at a time.
+class Guard {
+ public:
+  /// `fault` says what is wrong, or nothing; `abandon` may block. Both come from other threads,
+  /// between begin() and end().
+  Guard(std::function<std::string()> fault, std::function<void()> abandon);
+  ~Guard();
+  Guard(Guard const&) = delete;
+  Guard& operator=(Guard const&) = delete;
+
+  void begin();
+  void end();
+
+ private:
+  friend std::string fault();
+  friend void abandon();
+  std::function<std::string()> m_fault;
+  std::function<void()> m_abandon;
+};
+
+/// What the guard finds; empty: nothing, or there is no guard.
+std::string fault();
+/// The guard's, where there is one.
+void abandon();
 
 }  // namespace sdp::heartbeat

@@ -14,7 +14,8 @@ namespace sdp {
 /// `seconds`, after one line that says rank, step, phase and what it waits for. Ranks that wait for
 /// a dead or stuck one fall silent with it; since the launcher ends the job when the first of them
 /// leaves, each stays for a moment after its line, so that all are heard. Reading and writing a
-/// checkpoint is not timed: a slow file system is no fault.
+/// checkpoint is not timed: a slow file system is no fault. A fault that a heartbeat::Guard finds
+/// ends the process in the same way, at once.
 class Watchdog {
  public:
   Watchdog(int rank, double seconds);

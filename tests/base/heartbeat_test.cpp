@@ -28,5 +28,24 @@ TEST(Heartbeat, NamesAnOperationOfAllRanksWhileItLasts) {
   EXPECT_EQ(heartbeat::waiting(), "");
 }
 
+TEST(Heartbeat, AsksTheGuardBetweenBeginAndEnd) {
+  std::string found;
+  int abandoned = 0;
+  {
+    heartbeat::Guard guard([&] { return found; }, [&] { ++abandoned; });
+    found = "a link is down";
+    EXPECT_EQ(heartbeat::fault(), "");
+    guard.begin();
+    EXPECT_EQ(heartbeat::fault(), "a link is down");
+    heartbeat::abandon();
+    guard.end();
+    heartbeat::abandon();
+    EXPECT_EQ(heartbeat::fault(), "");
+    guard.begin();
+  }
+  EXPECT_EQ(heartbeat::fault(), "");
+  EXPECT_EQ(abandoned, 1);
+}
+
 }  // namespace
 }  // namespace sdp

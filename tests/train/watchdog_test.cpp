@@ -26,6 +26,22 @@ TEST(WatchdogDeathTest, EndsASilentProcessAndSaysWhere) {
       ::testing::ExitedWithCode(5), "rank 3: no progress for .* step 17, phase \"exchange\"");
 }
 
+TEST(WatchdogDeathTest, EndsAProcessWhoseTransportFailed) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        heartbeat::Guard guard([] { return std::string("NCCL failed: remote error"); },
+                               [] { sleep_ms(60000); });
+        guard.begin();
+        const Watchdog watchdog(2, 1.0);
+        for (int i = 0; i < 200; ++i) {
+          heartbeat::beat();
+          sleep_ms(50);
+        }
+      },
+      ::testing::ExitedWithCode(5), "rank 2: NCCL failed: remote error in step 0");
+}
+
 TEST(Watchdog, LeavesAProcessAloneThatGivesSignsOfLifeOrIsPaused) {
   Watchdog watchdog(0, 0.4);
   for (int i = 0; i < 12; ++i) {
