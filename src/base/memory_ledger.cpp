@@ -6,11 +6,14 @@
 #include <Kokkos_Core.hpp>
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+
+#include "base/types.hpp"
 
 namespace sdp {
 
@@ -56,9 +59,18 @@ void advise_huge_pages(void const* pointer, std::uint64_t size) {
 #endif
 }
 
+/// Whether memory of a space is in the ledger: that of the device, where the build has one.
+bool counts([[maybe_unused]] Kokkos::Profiling::SpaceHandle const& space) {
+  if constexpr (Kokkos::SpaceAccessibility<HostSpace, MemSpace>::accessible)
+    return true;
+  else
+    return std::strcmp(space.name, MemSpace::name()) == 0;
+}
+
 void on_allocate(Kokkos::Profiling::SpaceHandle space, char const*, void const* pointer,
                  std::uint64_t size) {
   if (std::string_view(space.name) == "Host") advise_huge_pages(pointer, size);
+  if (!counts(space)) return;
   auto& book = ledger();
   std::lock_guard lock(book.mutex);
   book.live[pointer] = {static_cast<std::int64_t>(size), t_category};

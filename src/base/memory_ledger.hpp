@@ -34,7 +34,8 @@ class MemoryScope {
 };
 
 /// Bytes by category, measured through the allocation callbacks of Kokkos Tools, so that no
-/// allocation can be forgotten. One per process.
+/// allocation can be forgotten. One per process. In a build for devices it is of their memory; what
+/// the host holds beside it is in the resident set.
 namespace memory_ledger {
 
 struct Usage {
@@ -52,7 +53,7 @@ Usage usage(MemoryCategory category);
 Usage total();
 void reset_peaks();
 
-/// Counts host memory that does not come from Kokkos (positive to add, negative to remove).
+/// Counts memory that does not come from Kokkos (positive to add, negative to remove).
 void add(MemoryCategory category, std::int64_t bytes);
 
 }  // namespace memory_ledger
