@@ -114,10 +114,14 @@ void launch_ordered_sum(Exec const& exec, SumProgram<In> const& program, Acc sca
   // Blocks this short let the prefetchers of a CPU follow all terms side by side: with 256 elements
   // eight terms in main memory come at a quarter of the rate.
   constexpr int k_block = k_host ? 64 : 1;
+  const Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>> policy(
+      exec, 0, (size + k_block - 1) / k_block);
+  // The program is a large argument; without this hint CUDA and HIP copy it to constant memory, for
+  // which the host waits until the sum before this one is done.
   Kokkos::parallel_for(
       "sdp::kernels::ordered_sum",
-      Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0,
-                                                            (size + k_block - 1) / k_block),
+      Kokkos::Experimental::require(policy,
+                                    Kokkos::Experimental::WorkItemProperty::HintLightWeight),
       KOKKOS_LAMBDA(index_t block) {
         const index_t begin = block * k_block;
         if (begin + k_block <= size)
