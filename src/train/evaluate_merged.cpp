@@ -96,7 +96,8 @@ class Merged {
     for (index_t m = 0; m < count; ++m) {
       const index_t rows = m_reader.rows(first + m);
       if (rows == 0) continue;
-      m_streamed.loss(m_exec, m_model.weights, Tokens(&m_targets(m, 0, 0), rows, m_seq_len),
+      m_streamed.loss(m_exec, m_model.weights,
+                      Tokens(m_targets.data() + m * m_micro_batch * m_seq_len, rows, m_seq_len),
                       stream(m, rows), m_losses);
       kernels::fence(m_exec, "sdp::train::evaluate_merged");
       Kokkos::deep_copy(m_host_losses, m_losses);
