@@ -31,5 +31,7 @@ std::string version_text();
 
 /// Whether a subcommand runs on all ranks of a launcher.
 bool is_parallel(std::string const& subcommand);
+/// Whether a subcommand runs a model; the others do without a device.
+bool computes(std::string const& subcommand);
 
 }  // namespace sdp::cli

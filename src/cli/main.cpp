@@ -10,11 +10,15 @@
 #include <cstring>
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "base/device.hpp"
 #include "base/log.hpp"
 #include "base/memory_ledger.hpp"
+#include "base/types.hpp"
 #include "cli/commands.hpp"
 #include "comm/mpi_session.hpp"
 #include "train/stop_request.hpp"
@@ -147,9 +151,13 @@ int main(int argc, char** argv) {
   using namespace sdp;
   using namespace sdp::cli;
   // Kokkos' own options stand apart, or it would answer --help and --threads itself.
-  std::vector<char*> kokkos_arguments = {argv[0]}, arguments = {argv[0]};
+  std::vector<std::string> kokkos_words = {argv[0]};
+  std::vector<char*> arguments = {argv[0]};
   for (int i = 1; i < argc; ++i)
-    (std::strncmp(argv[i], "--kokkos-", 9) == 0 ? kokkos_arguments : arguments).push_back(argv[i]);
+    if (std::strncmp(argv[i], "--kokkos-", 9) == 0)
+      kokkos_words.emplace_back(argv[i]);
+    else
+      arguments.push_back(argv[i]);
   const bool named = arguments.size() > 1 && arguments[1][0] != '-';
   const bool parallel = named && is_parallel(arguments[1]);
   std::optional<StopRequest> signals;
@@ -172,26 +180,35 @@ int main(int argc, char** argv) {
   const std::optional<int> early =
       parse(static_cast<int>(arguments.size()), arguments.data(), rank == 0, action);
   if (early) return *early;
+  std::optional<World> world;
+  if (parallel) world.emplace(World::from(MPI_COMM_WORLD));
+  // A login node may have none, and plans are made there.
+  const bool without_device = lacks_device();
+  if (without_device && computes(arguments[1])) {
+    if (rank == 0)
+      log::error(std::string("this sdp computes on ") + ExecSpace::name() +
+                 " devices, and this process sees none");
+    return to_status(ExitCode::usage);
+  }
+  // Every rank sees all devices of its node: NCCL needs that.
+  for (std::string& word :
+       device_arguments(kokkos_words, world ? world->node_rank() : 0, visible_devices()))
+    kokkos_words.push_back(std::move(word));
+  std::vector<char*> kokkos_arguments;
+  for (std::string& word : kokkos_words) kokkos_arguments.push_back(word.data());
   int kokkos_count = static_cast<int>(kokkos_arguments.size());
   kokkos_arguments.push_back(nullptr);
   try {
-    Kokkos::initialize(kokkos_count, kokkos_arguments.data());
+    if (!without_device) Kokkos::initialize(kokkos_count, kokkos_arguments.data());
   } catch (std::exception const& error) {
     if (rank == 0)
       log::error(std::string("Kokkos cannot start with these options: ") + error.what());
     return static_cast<int>(ExitCode::usage);
   }
   memory_ledger::install();
-  int status = 0;
-  {
-    if (parallel) {
-      const World world = World::from(MPI_COMM_WORLD);
-      status = run(action, &world, is_lone(arguments));
-    } else {
-      status = run(action, nullptr, true);
-    }
-  }
-  Kokkos::finalize();
+  const int status = run(action, world ? &*world : nullptr, !parallel || is_lone(arguments));
+  if (!without_device) Kokkos::finalize();
+  world.reset();
   session.reset();
   return parallel && status == to_status(ExitCode::stopped) ? leave_stopped(rank) : status;
 }

@@ -6,6 +6,7 @@
 #include "base/types.hpp"
 #include "base/version.hpp"
 #include "cli/commands.hpp"
+#include "comm/transport.hpp"
 #include "kernels/core/compat.hpp"
 
 namespace sdp::cli {
@@ -22,14 +23,18 @@ std::string version_text() {
       "sdp {} ({})\n"
       "  Kokkos  {} ({})\n"
       "  MPI     {}\n"
-      "  NCCL    none\n"
+      "  NCCL    {}\n"
       "  HDF5    {}.{}.{}\n",
-      version(), git_hash(), kernels::kokkos_version(), ExecSpace::name(), mpi_line, major, minor,
-      release);
+      version(), git_hash(), kernels::kokkos_version(), ExecSpace::name(), mpi_line, nccl_version(),
+      major, minor, release);
 }
 
 bool is_parallel(std::string const& subcommand) {
   return subcommand == "train" || subcommand == "eval" || subcommand == "bench";
+}
+
+bool computes(std::string const& subcommand) {
+  return is_parallel(subcommand) || subcommand == "sample";
 }
 
 }  // namespace sdp::cli

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/heartbeat.hpp"
@@ -11,6 +12,7 @@
 #include "base/region.hpp"
 #include "comm/copy_list.hpp"
 #include "comm/idle_wait.hpp"
+#include "comm/transport.hpp"
 #include "kernels/core/bf16.hpp"
 #include "kernels/core/compat.hpp"
 
@@ -18,21 +20,19 @@ namespace sdp {
 
 template <class T>
 Delivery<T>::Delivery(World const& world, DeliveryOptions options, ExecSpace exec)
-    : m_world(world), m_options(options), m_exec(exec) {
+    : m_world(world), m_options(std::move(options)), m_exec(exec) {
   m_message_elements = m_options.message_bytes / static_cast<index_t>(sizeof(T));
   if (m_message_elements < 1 || m_options.window < 1)
     throw std::invalid_argument(
         "Delivery: a message must have room for one element and the window "
         "for one message");
-  constexpr bool k_host_memory =
-      Kokkos::SpaceAccessibility<Kokkos::HostSpace, MemSpace>::accessible;
-  if (!k_host_memory && !m_options.gpu_aware_mpi && world.workers() > 1)
-    throw on_all_ranks(ConfigError(
-        "system.gpu_aware_mpi is off, but sending weights between devices needs an MPI that can "
-        "address their memory"));
-  m_queue = std::make_unique<MessageQueue>(world, 2 * m_options.window,
-                                           static_cast<std::size_t>(2 * m_options.window), 0,
-                                           m_options.message_bytes);
+  MessagePlan plan;
+  plan.messages = 2 * m_options.window;
+  plan.pieces = static_cast<std::size_t>(2 * m_options.window);
+  plan.max_message_bytes = m_options.message_bytes;
+  m_queue = (m_options.queue ? m_options.queue : mpi_queue())(world, plan);
+  if (m_queue->stream() != nullptr)
+    throw std::invalid_argument("Delivery: the transport works on a stream");
 }
 
 template <class T>

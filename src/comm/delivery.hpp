@@ -88,8 +88,8 @@ DeliveryPlan make_delivery_plan(DeliverySource const& source, DeliveryTarget con
 struct DeliveryOptions {
   index_t message_bytes = index_t{1} << 20;  ///< longest message
   int window = 8;                            ///< messages under way at a time, in each direction
-  bool gpu_aware_mpi = false;
-  double timeout_seconds = 0.0;  ///< longest time without progress; 0: for ever
+  double timeout_seconds = 0.0;              ///< longest time without progress; 0: for ever
+  QueueFactory queue = {};                   ///< of MPI; empty: mpi_queue()
 };
 
 /// Of one delivery.
@@ -117,8 +117,8 @@ struct DeliveryStatistics {
 template <class T>
 class Delivery {
  public:
-  /// Collective. Throws ConfigError on every rank for several workers on devices whose memory MPI
-  /// cannot address. The world must outlive the delivery, at the same place.
+  /// Collective. The world must outlive the delivery, at the same place. The transport must be one
+  /// for which the host waits.
   explicit Delivery(World const& world, DeliveryOptions options = {}, ExecSpace exec = ExecSpace());
   ~Delivery();
   Delivery(Delivery const&) = delete;

@@ -12,6 +12,7 @@
 #include "base/timer.hpp"
 #include "comm/copy_list.hpp"
 #include "comm/idle_wait.hpp"
+#include "comm/transport.hpp"
 #include "kernels/core/compat.hpp"
 
 namespace sdp {
@@ -21,11 +22,12 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
                          ExecSpace exec)
     : m_world(world),
       m_schedule(std::move(schedule)),
-      m_options(options),
-      m_exec(exec),
-      m_legs(m_schedule, wire_bytes(options), sizeof(W),
-             options.method == ReductionMethod::allreduce, options.bf16_wire),
-      m_buckets(m_schedule.buckets.size()) {
+      m_options(std::move(options)),
+      m_user(exec),
+      m_legs(m_schedule, wire_bytes(m_options), sizeof(W),
+             m_options.method == ReductionMethod::allreduce, m_options.bf16_wire),
+      m_buckets(m_schedule.buckets.size()),
+      m_moments(m_schedule.buckets.size()) {
   if (m_schedule.workers != world.workers() || m_schedule.worker != world.worker())
     throw std::invalid_argument("Exchange: the schedule is for worker " +
                                 std::to_string(m_schedule.worker) + " of " +
@@ -39,16 +41,10 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
     throw on_all_ranks(ConfigError(
         "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
         "need \"exchange\""));
-  constexpr bool k_host_memory =
-      Kokkos::SpaceAccessibility<Kokkos::HostSpace, MemSpace>::accessible;
-  if (!k_host_memory && !m_options.gpu_aware_mpi && world.size() > 1)
-    throw on_all_ranks(ConfigError(
-        "system.gpu_aware_mpi is off, but the exchange between devices needs an MPI that can "
-        "address their memory"));
-  m_queue = std::make_unique<MessageQueue>(m_world, static_cast<int>(m_legs.addresses().size()),
-                                           m_legs.pieces(m_schedule, m_options.max_message_bytes),
-                                           static_cast<int>(m_buckets.size()) * k_phases * 2,
-                                           m_options.max_message_bytes);
+  m_queue = (m_options.queue ? m_options.queue : mpi_queue())(m_world, message_plan());
+  m_ordered = m_queue->stream() != nullptr;
+  if (!m_ordered) m_stream = std::make_unique<Stream>(m_user);
+  m_exec = m_ordered ? *m_queue->stream() : m_stream->exec();
   m_message_done.assign(m_legs.addresses().size(), 0);
   m_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
   if (m_options.bf16_wire) m_wire_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
@@ -70,10 +66,43 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
 template <class G, class W>
 Exchange<G, W>::~Exchange() = default;
 
+/// The groups of a pass are the legs of a bucket, in the order in which a bucket needs them, bucket
+/// after bucket.
+template <class G, class W>
+MessagePlan Exchange<G, W>::message_plan() const {
+  MessagePlan plan;
+  plan.messages = static_cast<int>(m_legs.addresses().size());
+  plan.pieces = m_legs.pieces(m_schedule, m_options.max_message_bytes);
+  plan.max_tag = static_cast<int>(m_buckets.size()) * k_phases * 2;
+  plan.max_message_bytes = m_options.max_message_bytes;
+  plan.passes.resize(2);
+  auto add = [&](std::size_t pass, std::size_t b, int phase) {
+    int posts = 0;
+    for (int kind : {2 * phase, 2 * phase + 1})
+      for (auto const& parts : m_legs.buckets()[b].legs[static_cast<std::size_t>(kind)].parts)
+        posts += static_cast<int>(parts.size());
+    if (2 * phase == reduce_send && all_reduces(b)) posts = 1;
+    plan.passes[pass].push_back({static_cast<int>(b) * k_phases + phase, posts});
+  };
+  for (std::size_t b = 0; b < m_buckets.size(); ++b) {
+    for (int phase = 0; phase < k_weight_kinds / 2; ++phase) add(0, b, phase);
+    for (int phase = k_weight_kinds / 2; phase < k_phases; ++phase)
+      add(1, m_buckets.size() - 1 - b, phase);
+  }
+  return plan;
+}
+
+/// Whether a bucket goes through the all-reduce of the transport.
+template <class G, class W>
+bool Exchange<G, W>::all_reduces(std::size_t bucket) const {
+  return m_options.method == ReductionMethod::allreduce && m_schedule.workers > 1 &&
+         m_schedule.buckets[bucket].gradients.size() > 0;
+}
+
 template <class G, class W>
 void Exchange<G, W>::reset() {
-  m_next_ready = m_next_admitted = 0;
-  m_done = m_arrived = 0;
+  m_next_ready = m_next_admitted = m_next_marked = 0;
+  m_done = m_arrived = m_held = 0;
   std::fill(m_message_done.begin(), m_message_done.end(), 0);
   for (Bucket& bucket : m_buckets) {
     bucket = {};
@@ -94,6 +123,7 @@ void Exchange<G, W>::begin(View1<G> const& gradients) {
   m_open = true;
   m_ready_end = 0;
   m_statistics = {};
+  m_queue->begin_pass(0);
   reset();
   admit();
 }
@@ -102,18 +132,38 @@ template <class G, class W>
 void Exchange<G, W>::ready(index_t flat_end) {
   if (!m_open) throw std::logic_error("Exchange::ready: no step is open");
   m_ready_end = std::max(m_ready_end, flat_end);
-  while (m_next_ready < m_buckets.size() &&
-         m_schedule.buckets[m_next_ready].gradients.end <= m_ready_end) {
-    Bucket& bucket = m_buckets[m_next_ready++];
+  const std::size_t before = m_next_marked;
+  while (m_next_marked < m_buckets.size() &&
+         m_schedule.buckets[m_next_marked].gradients.end <= m_ready_end)
+    ++m_next_marked;
+  if (m_next_marked > before) {
+    StreamEvent& moment = m_moments[m_next_marked - 1];
+    moment.mark(m_user);
+    if (m_ordered) moment.hold(m_exec);
+    for (std::size_t b = before; b < m_next_marked; ++b) m_buckets[b].moment = m_next_marked - 1;
+  }
+  take_ready();
+  poll();
+}
+
+/// Takes up the buckets whose gradients are final by now; those of an ordered transport are by the
+/// time that their messages take place.
+template <class G, class W>
+void Exchange<G, W>::take_ready() {
+  while (m_next_ready < m_next_marked) {
+    Bucket& bucket = m_buckets[m_next_ready];
+    if (!m_ordered && !m_moments[bucket.moment].come()) return;
+    ++m_next_ready;
     bucket.ready = true;
     progress(bucket);
   }
-  poll();
 }
 
 template <class G, class W>
 void Exchange<G, W>::poll() {
-  if (m_open || m_weight_phase) advance();
+  if (!m_open && !m_weight_phase) return;
+  while (advance() && m_ordered) {
+  }
 }
 
 template <class G, class W>
@@ -122,7 +172,7 @@ void Exchange<G, W>::finish() {
   const Timer timer;
   ready(m_schedule.gradient_size);
   wait_until([&] { return m_done == m_buckets.size(); });
-  fence();
+  order(m_user, m_exec);
   m_open = false;
   m_gradients = {};
   m_statistics.blocked_ms += timer.milliseconds();
@@ -139,7 +189,9 @@ void Exchange<G, W>::begin_return(View1<W> const& weights) {
   const Region region("sdp::comm::exchange/begin_return");
   m_weights = weights;
   m_weight_phase = true;
+  m_queue->begin_pass(1);
   reset();
+  order(m_exec, m_user);
   poll();
 }
 
@@ -156,6 +208,8 @@ void Exchange<G, W>::wait_weights(index_t flat_begin) {
     }
     return true;
   });
+  for (; m_ordered && m_held < m_arrived; ++m_held)
+    m_moments[m_buckets.size() - 1 - m_held].hold(m_user);
   m_statistics.blocked_ms += timer.milliseconds();
 }
 
@@ -165,9 +219,27 @@ void Exchange<G, W>::finish_return() {
   const Region region("sdp::comm::exchange/finish_return");
   const Timer timer;
   wait_until([&] { return m_done == m_buckets.size(); });
+  if (m_ordered) order(m_user, m_exec);
   m_weight_phase = false;
   m_weights = {};
   m_statistics.blocked_ms += timer.milliseconds();
+}
+
+template <class G, class W>
+void Exchange<G, W>::sum(View1<std::int64_t> const& values) {
+  if (m_world.size() == 1) return;
+  if (m_ordered) {
+    order(m_exec, m_user);
+    m_queue->sum(values.data(), static_cast<index_t>(values.extent(0)));
+    order(m_user, m_exec);
+    return;
+  }
+  kernels::fence(m_user, "sdp::comm::exchange/sum");
+  const auto host = Kokkos::create_mirror_view_and_copy(HostSpace(), values);
+  m_sums.assign(host.data(), host.data() + host.extent(0));
+  m_world.sum_in_place(m_sums);
+  std::copy(m_sums.begin(), m_sums.end(), host.data());
+  Kokkos::deep_copy(values, host);
 }
 
 /// Gradients leave in the order of the buckets, weights return in the opposite one.
@@ -313,10 +385,10 @@ void Exchange<G, W>::all_reduce(Bucket& bucket) {
       2 * bytes * (m_schedule.workers - 1) / m_schedule.workers;  // of an optimal algorithm
   m_statistics.gradient_sent_bytes += moved;
   m_statistics.gradient_received_bytes += moved;
-  if (range.size() == 0 || m_schedule.workers == 1) return;
+  if (!all_reduces(number(bucket))) return;
   bucket.left[reduce_send] = 1;
   m_queue->all_reduce(leg(bucket, reduce_send).first_id, m_gradients.data() + range.begin,
-                      range.size());
+                      range.size(), 2 * (static_cast<int>(number(bucket)) * k_phases + 1));
 }
 
 template <class G, class W>
@@ -396,6 +468,7 @@ void Exchange<G, W>::progress_weights(Bucket& bucket) {
   if (bucket.spread && !bucket.unpacked && bucket.left[node_weight_receive] == 0) {
     copy(bucket, node_weight_receive);
     if (leg(bucket, node_weight_receive).spans > 0) fence();
+    if (m_ordered) m_moments[number(bucket)].mark(m_exec);
     bucket.unpacked = true;
   }
   if (bucket.done || !bucket.unpacked ||
@@ -411,6 +484,7 @@ template <class G, class W>
 bool Exchange<G, W>::advance() {
   auto const& finished = m_queue->test();
   for (int id : finished) completed(id);
+  if (m_open) take_ready();
   admit();
   return !finished.empty();
 }
@@ -498,9 +572,17 @@ void Exchange<G, W>::copy(Bucket& bucket, LegKind kind) {
   if (is_send(kind)) fence();
 }
 
+/// Waits for sums and copies, unless messages wait for them by themselves.
 template <class G, class W>
 void Exchange<G, W>::fence() const {
-  kernels::fence(m_exec, "sdp::comm::exchange");
+  if (!m_ordered) kernels::fence(m_exec, "sdp::comm::exchange");
+}
+
+/// What is given to `later` from now on takes place after what `earlier` has been given.
+template <class G, class W>
+void Exchange<G, W>::order(ExecSpace const& later, ExecSpace const& earlier) {
+  m_order.mark(earlier);
+  m_order.hold(later);
 }
 
 template <class G, class W>

@@ -11,6 +11,7 @@
 #include "comm/exchange_legs.hpp"
 #include "comm/message_queue.hpp"
 #include "comm/schedule.hpp"
+#include "comm/stream.hpp"
 #include "comm/world.hpp"
 #include "kernels/core/bf16.hpp"
 #include "kernels/update/copy_spans.hpp"
@@ -27,8 +28,8 @@ struct ExchangeOptions {
   int staging_slots = 3;  ///< buckets whose contributions may be under way at the same time
   index_t max_message_bytes = index_t{1} << 30;
   bool bf16_wire = false;        ///< gradients cross as bf16; for float gradients and `exchange`
-  bool gpu_aware_mpi = false;    ///< MPI can address the memory of the execution space's device
   double timeout_seconds = 0.0;  ///< longest time without progress while waiting; 0: for ever
+  QueueFactory queue = {};       ///< how messages travel; empty: mpi_queue()
 };
 
 /// Of one step, counted on this rank when a message is posted.
@@ -44,9 +45,14 @@ struct ExchangeStatistics {
 /// Averages gradients over their holders while backward still runs.
 ///
 ///   exchange.begin(gradients);
-///   for each layer of backward: { ...; fence; exchange.ready(end of its gradients); }
+///   for each layer of backward: { ...; exchange.ready(end of its gradients); }
 ///   ... exchange.poll() now and then ...
 ///   exchange.finish();
+///
+/// `exec` of the constructor is where gradients and weights are computed: what was given to it
+/// before ready() and begin_return() takes place before their messages, and what is given to it
+/// after finish(), wait_weights() and finish_return() takes place after them. Where the transport
+/// works on a stream of the device, none of these waits for the device.
 ///
 /// For every bucket: each holder sends its gradients to the owner of the slice (reduce-scatter
 /// inside every holder set), the owner sums them with kernels::ordered_sum over worker ids and
@@ -65,7 +71,8 @@ struct ExchangeStatistics {
 ///
 /// A step is the same sequence on every rank: begin, finish, then begin_return and finish_return
 /// where the schedule has weights to return; ready, poll and wait_weights come any number of times
-/// in between. Nothing waits outside finish, wait_weights and finish_return; no call allocates.
+/// in between. Nothing waits for messages outside finish, wait_weights and finish_return; no call
+/// allocates.
 /// Staging memory is bounded: contributions of at
 /// most `staging_slots` buckets are accepted at a time, in bucket order on every rank, so the
 /// lowest unfinished bucket can always proceed. Slices that are contiguous are sent and received in
@@ -85,9 +92,9 @@ template <class G, class W = G>
 class Exchange {
  public:
   /// Collective. Throws ConfigError on every rank when `allreduce` is asked for where not every
-  /// worker holds everything, or for several workers on devices whose memory MPI cannot address.
-  /// `exec` runs the sums and copies and is fenced before MPI reads them. The world must outlive
-  /// the exchange, at the same place.
+  /// worker holds everything. Sums and copies run on the stream of the transport, or on one of the
+  /// exchange's own where the device has streams. The world must outlive the exchange, at the same
+  /// place.
   Exchange(World const& world, ExchangeSchedule schedule, ExchangeOptions options = {},
            ExecSpace exec = ExecSpace());
   ~Exchange();
@@ -97,8 +104,8 @@ class Exchange {
   /// Starts a step on a buffer of schedule().gradient_size elements, which stays in use until
   /// finish() returns.
   void begin(View1<G> const& gradients);
-  /// All gradients in [0, flat_end) are final, their kernels fenced by the caller. Starts sending
-  /// the buckets that are complete, and polls.
+  /// All gradients in [0, flat_end) are final once the work given to `exec` until now has taken
+  /// place. Starts sending the buckets that are complete, and polls.
   void ready(index_t flat_end);
   /// Moves the exchange on without waiting.
   void poll();
@@ -106,9 +113,9 @@ class Exchange {
   void finish();
 
   /// Starts to send the updated weights that this worker has to those that store them, and to
-  /// receive the others. The buffer has schedule().weight_size elements; the kernels that updated
-  /// it have been fenced by the caller. Until finish_return() nobody writes to it, and only what
-  /// wait_weights() has waited for may be read beside this worker's own updates.
+  /// receive the others. The buffer has schedule().weight_size elements; its updates have been
+  /// given to `exec`. Until finish_return() nobody writes to it, and only what wait_weights() has
+  /// waited for may be read beside this worker's own updates.
   void begin_return(View1<W> const& weights);
   /// Waits until all weights in [flat_begin, weight_size) have arrived; at once where no return is
   /// under way.
@@ -121,6 +128,10 @@ class Exchange {
     finish_return();
   }
 
+  /// Collective, between finish() and begin_return(): values(i) = sum over ranks of values(i), in
+  /// place, exact, and in order with the work of `exec`. Over MPI the host waits for it.
+  void sum(View1<std::int64_t> const& values);
+
   ExchangeSchedule const& schedule() const { return m_schedule; }
   std::vector<OwnedRange> const& owned() const { return m_schedule.owned; }
   ExchangeStatistics const& statistics() const { return m_statistics; }
@@ -131,6 +142,7 @@ class Exchange {
   /// Where a bucket is in the step.
   struct Bucket {
     std::array<int, k_leg_kinds> left;  ///< messages that have not finished
+    std::size_t moment = 0;             ///< of its gradients, in m_moments
     int slot = -1;
     bool admitted = false;  ///< has its slot (where it needs one) and accepts contributions
     bool ready = false;
@@ -149,7 +161,10 @@ class Exchange {
     return m_legs.buckets()[number(bucket)].legs[kind];
   }
   Bucket& bucket_in_order(std::size_t place);
+  MessagePlan message_plan() const;
+  bool all_reduces(std::size_t bucket) const;
   void reset();
+  void take_ready();
   void admit();
   void release(Bucket& bucket);
   void progress(Bucket& bucket);
@@ -175,14 +190,18 @@ class Exchange {
   static index_t wire_bytes(ExchangeOptions const& options) {
     return static_cast<index_t>(options.bf16_wire ? sizeof(kernels::bf16) : sizeof(G));
   }
+  void order(ExecSpace const& later, ExecSpace const& earlier);
 
   World const& m_world;
   ExchangeSchedule m_schedule;
   ExchangeOptions m_options;
-  ExecSpace m_exec;
+  ExecSpace m_user;  ///< computes gradients and weights
   ExchangeLegs m_legs;
   std::vector<Bucket> m_buckets;
   std::unique_ptr<MessageQueue> m_queue;
+  std::unique_ptr<Stream> m_stream;  ///< where the queue has none
+  ExecSpace m_exec;                  ///< runs sums and copies
+  bool m_ordered = false;            ///< messages are work on m_exec
   View1<char> m_staging;
   View1<kernels::CopySpan> m_spans;
   std::vector<int> m_free_slots;
@@ -190,11 +209,16 @@ class Exchange {
   std::vector<kernels::SumTerm<kernels::bf16>> m_wire_terms;  ///< the same with bf16_wire
   View1<G> m_partials;                                        ///< see partial_elements()
   std::vector<char> m_message_done;
+  std::vector<std::int64_t> m_sums;  ///< scratch of sum(Views)
 
   View1<G> m_gradients;
   View1<W> m_weights;
-  bool m_open = false;          ///< between begin and finish
-  bool m_weight_phase = false;  ///< between begin_return and finish_return
+  std::vector<StreamEvent> m_moments;  ///< of buckets: gradients are final; weights are here
+  StreamEvent m_order;
+  std::size_t m_next_marked = 0;  ///< buckets that ready() has reached
+  std::size_t m_held = 0;         ///< buckets of weights that m_user waits for, of m_arrived
+  bool m_open = false;            ///< between begin and finish
+  bool m_weight_phase = false;    ///< between begin_return and finish_return
   index_t m_ready_end = 0;
   std::size_t m_next_ready = 0;
   std::size_t m_next_admitted = 0;

@@ -67,9 +67,9 @@ class FlatCursor {
 /// Divides the model among owners, bucket by bucket, the same on every worker.
 ///
 /// In every bucket the elements of one holder set with h holders are divided into h slices of equal
-/// count, to the nearest row, or to the nearest end of a short segment: one slice to each holder, the
-/// larger slices to those that own less so far. A row always has one owner, so a sum over a row (of
-/// squares, for the norm) has one too.
+/// count, to the nearest row, or to the nearest end of a short segment: one slice to each holder,
+/// the larger slices to those that own less so far. A row always has one owner, so a sum over a row
+/// (of squares, for the norm) has one too.
 class OwnerMap {
  public:
   /// Throws std::invalid_argument when an element is held by no worker, when a worker has a

@@ -289,7 +289,7 @@ Key const k_schema[] = {
   {.name = "system.gradient_wire", .field = SDP_AT(system.gradient_wire),
    .doc = "Type of gradients in messages; sums stay fp32."},
   {.name = "system.gpu_aware_mpi", .field = SDP_AT(system.gpu_aware_mpi),
-   .doc = "Whether MPI is given device pointers; \"auto\" is off."},
+   .doc = "Whether MPI is given device pointers or host copies; \"auto\": what MPI says that it can do."},
   {.name = "system.ranks_per_node", .field = SDP_AT(system.ranks_per_node),
    .doc = "Ranks that share a node; 0: detected.", .limits = {0, 65536}},
   {.name = "system.bucket_mb", .field = SDP_AT(system.bucket_mb),

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "base/error.hpp"
+#include "base/version.hpp"
 #include "config/names.hpp"
 
 namespace sdp {
@@ -22,7 +23,11 @@ void refuse(bool asked, std::string_view key, std::string const& value, std::str
 void require_supported(Config const& config) {
   refuse(config.run.precision == Precision::bf16 && config.model.kind == ModelKind::resnet18,
          "run.precision", "\"bf16\"", "\"fp32\" or \"fp64\"", " for model.kind \"resnet18\"");
-  refuse(config.system.comm == Transport::nccl, "system.comm", "\"nccl\"", "\"auto\" or \"mpi\"");
+  if (config.system.comm == Transport::nccl && !has_nccl())
+    throw ConfigError(
+        "system.comm is \"nccl\", but this sdp was built without it, which takes CUDA and NCCL; "
+        "use "
+        "\"auto\" or \"mpi\"");
   const bool narrow = config.system.gradient_wire == WireType::bf16;
   refuse(narrow && config.run.precision == Precision::fp64, "system.gradient_wire", "\"bf16\"",
          "\"fp32\"", " with run.precision \"fp64\"");

@@ -11,6 +11,7 @@
 #include "base/timer.hpp"
 #include "comm/exchange.hpp"
 #include "comm/holder_set_reduce.hpp"
+#include "comm/transport.hpp"
 #include "config/names.hpp"
 #include "kernels/core/compat.hpp"
 #include "train/plan.hpp"
@@ -25,7 +26,6 @@ constexpr index_t k_row = 1024;               // elements of a row of a made-up 
 constexpr index_t k_tensor_rows = 1024;       // and rows of its largest tensors
 constexpr index_t k_short_row = 16;           // elements of a message without much in it
 constexpr index_t k_link_elements = 1 << 23;  // of an exchange that shows the bandwidth
-constexpr bool k_host_memory = Kokkos::SpaceAccessibility<HostSpace, MemSpace>::accessible;
 
 /// A model of that many elements in matrices with a vector after each.
 ParameterTable table_of(index_t elements) {
@@ -124,9 +124,11 @@ class Bench {
         CommBenchOptions const& options)
       : m_world(world),
         m_options(options),
+        m_system(system),
         m_bucket_mb(bucket_mb),
         m_exchange_options(exchange_options(system)) {
     m_exchange_options.method = ReductionMethod::exchange;
+    m_exchange_options.queue = exchange_transport(world, system);
   }
 
   CommBenchResult result() {
@@ -177,7 +179,7 @@ class Bench {
     std::vector<std::function<void()>> ways{[&] { own.average(); }, [&] { own.return_weights(); },
                                             [&] { bucketed.average(); }};
     std::unique_ptr<HolderSetReduce<G>> blocking, by_set;
-    if (k_host_memory || m_exchange_options.gpu_aware_mpi) {
+    if (k_host_memory || mpi_addresses_devices()) {
       blocking = std::make_unique<HolderSetReduce<G>>(m_world, dense);
       ways.push_back([&] { blocking->average(bucketed.gradients()); });
       if (result.holder_sets > 1 && result.holder_sets <= k_most_sets) {
@@ -210,10 +212,12 @@ class Bench {
     const ParameterTable much = table_of(k_link_elements);
     const ExchangeLayout little_layout = dense_layout(little, group.workers());
     const ExchangeLayout much_layout = dense_layout(much, group.workers());
+    ExchangeOptions options = m_exchange_options;
+    options.queue = exchange_transport(group, m_system);
     const auto party = [&](ExchangeLayout const& layout, ParameterTable const& table) {
       return std::make_unique<Party<G, W>>(
           group, layout, make_buckets(table, bucket_bytes(m_bucket_mb), sizeof(G)),
-          GradientReturn::holders, 1, m_exchange_options);
+          GradientReturn::holders, 1, options);
     };
     const auto empty = party(little_layout, little);
     const auto full = party(much_layout, much);
@@ -235,6 +239,7 @@ class Bench {
 
   World const& m_world;
   CommBenchOptions const& m_options;
+  SystemConfig m_system;
   double m_bucket_mb;
   ExchangeOptions m_exchange_options;
   Machine m_machine;

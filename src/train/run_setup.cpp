@@ -3,9 +3,23 @@
 
 #include <numeric>
 
+#include "base/device.hpp"
 #include "base/error.hpp"
+#include "base/version.hpp"
+#include "comm/transport.hpp"
 
 namespace sdp {
+
+namespace {
+
+/// MPI, through host memory where it does not address the memory of the devices.
+QueueFactory mpi_transport(SystemConfig const& system) {
+  const bool direct = k_host_memory || system.gpu_aware_mpi == Toggle::on ||
+                      (system.gpu_aware_mpi == Toggle::automatic && mpi_addresses_devices());
+  return mpi_queue(!direct);
+}
+
+}  // namespace
 
 std::optional<World> declared_world(World const& world, Config const& deck) {
   const auto declared = static_cast<int>(deck.system.ranks_per_node);
@@ -34,9 +48,16 @@ BatchPlan batch_plan(Config const& config, int ranks, int rank) {
   return {config.train.global_batch, config.train.micro_batch, ranks, rank};
 }
 
+QueueFactory exchange_transport(World const& world, SystemConfig const& system) {
+  bool nccl = system.comm == Transport::nccl;
+  if (system.comm == Transport::automatic)
+    nccl = has_nccl() && world.all(world.ranks_per_node() <= visible_devices());
+  return nccl && world.size() > 1 ? nccl_queue(world) : mpi_transport(system);
+}
+
 DeliveryOptions delivery_options(SystemConfig const& system) {
   DeliveryOptions options;
-  options.gpu_aware_mpi = system.gpu_aware_mpi == Toggle::on;
+  options.queue = mpi_transport(system);
   options.timeout_seconds = message_timeout(system);
   return options;
 }
@@ -46,7 +67,6 @@ ExchangeOptions exchange_options(SystemConfig const& system) {
   options.method = system.reduction == Reduction::allreduce ? ReductionMethod::allreduce
                                                             : ReductionMethod::exchange;
   options.bf16_wire = system.gradient_wire == WireType::bf16;
-  options.gpu_aware_mpi = system.gpu_aware_mpi == Toggle::on;
   options.timeout_seconds = message_timeout(system);
   return options;
 }

@@ -31,7 +31,11 @@ RunSetup set_up_run(World const& world, Config const& deck);
 /// How a rank shares the batches of a run.
 BatchPlan batch_plan(Config const& config, int ranks, int rank);
 
-/// How state moves between ranks outside of an update.
+/// How gradients and weights travel in updates: over NCCL where the deck says so, or leaves it open
+/// and every rank of a node has a device of its own; else over MPI. Collective.
+QueueFactory exchange_transport(World const& world, SystemConfig const& system);
+
+/// How state moves between ranks outside of an update: over MPI.
 DeliveryOptions delivery_options(SystemConfig const& system);
 
 /// How gradients and weights move in an update.

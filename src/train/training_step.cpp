@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/training_step.hpp"
 
-#include <algorithm>
-
 #include "base/error.hpp"
 #include "base/heartbeat.hpp"
 #include "base/memory_ledger.hpp"
@@ -26,7 +24,6 @@ class ExchangeObserver : public BackwardObserver {
   void gradients_ready(index_t end) override {
     if (m_first) m_loss.poison_if_not_finite(m_exec, m_grads);
     m_first = false;
-    kernels::fence(m_exec, "sdp::train::gradients_ready");
     m_exchange.ready(end);
   }
   void progress() override { m_exchange.poll(); }
@@ -117,7 +114,7 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   const double lr =
       m_config.optimizer.lr * schedule_factor(m_config.schedule, m_config.train.steps, number + 1);
   optimizer.measure(exec, grads);
-  add_norms(optimizer.norm_digits());
+  exchange.sum(optimizer.norm_digits());  // what the owners found, exactly
   optimizer.update(exec, lr, grads, weights);
   kernels::fence(exec, "sdp::train::step_end");
   exchange.begin_return(weights);
@@ -142,17 +139,6 @@ void TrainingStep<V>::read(typename WorkerState<V>::WorkerExchange& exchange, st
     exchange.finish_return();
     throw;
   }
-}
-
-/// Adds up what the owners found of the gradient's norm; the sum is exact.
-template <class V>
-void TrainingStep<V>::add_norms(View1<std::int64_t> const& digits) {
-  if (m_world.size() == 1) return;
-  const auto host = Kokkos::create_mirror_view_and_copy(HostSpace(), digits);
-  m_norm_digits.assign(host.data(), host.data() + host.extent(0));
-  m_world.sum_in_place(m_norm_digits);
-  std::copy(m_norm_digits.begin(), m_norm_digits.end(), host.data());
-  Kokkos::deep_copy(digits, host);
 }
 
 template <class V>

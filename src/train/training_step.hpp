@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "base/types.hpp"
 #include "comm/world.hpp"
@@ -46,7 +45,6 @@ class TrainingStep {
   void end_phase(ExecSpace const& exec) const;
   void read(typename WorkerState<V>::WorkerExchange& exchange, std::int64_t number,
             index_t micro_batch);
-  void add_norms(View1<std::int64_t> const& digits);
 
   World const& m_world;
   Config const& m_config;
@@ -55,7 +53,6 @@ class TrainingStep {
   bool m_fence_phases = false;
   View1<kernels::accum_t<V>> m_losses;  // (targets of a micro-batch)
   std::optional<LossSum> m_loss_sum;
-  std::vector<std::int64_t> m_norm_digits;  // (kernels::k_exact_size)
 };
 
 extern template class TrainingStep<float>;

@@ -53,6 +53,7 @@ WorkerState<V>::WorkerState(World const& world, Config const& config, Arrangemen
     : m_world(world),
       m_config(config),
       m_exec(exec),
+      m_transport(exchange_transport(world, config.system)),
       m_arrangement(std::move(arrangement)),
       m_subnetwork(m_arrangement.subnetwork(world.worker())) {
   // The largest first: a model that does not fit is refused before a schedule is made for it.
@@ -97,8 +98,9 @@ void WorkerState<V>::build_model() {
 template <class V>
 void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
   if (m_world.is_lone()) schedule = without_peers(std::move(schedule));
-  m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule),
-                                                exchange_options(m_config.system), m_exec);
+  ExchangeOptions options = exchange_options(m_config.system);
+  options.queue = m_transport;
+  m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule), options, m_exec);
   m_owned_gradients.clear();
   m_owned_weights.clear();
   for (OwnedRange const& range : m_exchange->schedule().owned) {

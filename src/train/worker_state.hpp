@@ -83,6 +83,7 @@ class WorkerState {
   World const& m_world;
   Config const& m_config;
   ExecSpace m_exec;
+  QueueFactory m_transport;
   Arrangement m_arrangement;
   ModelSubnetwork m_subnetwork;
   std::vector<IndexRange> m_owned_gradients;  ///< of the gradient buffer

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "comm/message_queue.hpp"
+#include "comm/mpi_queue.hpp"
 
 #include <algorithm>
 #include <string>
@@ -9,26 +9,25 @@
 
 namespace sdp {
 
-MessageQueue::MessageQueue(World const& world, int messages, std::size_t capacity, int max_tag,
-                           index_t max_message_bytes)
-    : m_world(world), m_max_message_bytes(max_message_bytes) {
+MpiQueue::MpiQueue(World const& world, MessagePlan const& plan)
+    : m_world(world), m_max_message_bytes(plan.max_message_bytes) {
   check_mpi(MPI_Comm_dup(world.comm(), &m_comm), "MPI_Comm_dup");
   check_mpi(MPI_Comm_set_errhandler(m_comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   int* largest_tag = nullptr;
   int found = 0;
   check_mpi(MPI_Comm_get_attr(m_comm, MPI_TAG_UB, &largest_tag, &found), "MPI_Comm_get_attr");
-  if (found && max_tag > *largest_tag)
-    throw on_all_ranks(ConfigError("system.bucket_mb makes " + std::to_string(max_tag) +
+  if (found && plan.max_tag > *largest_tag)
+    throw on_all_ranks(ConfigError("system.bucket_mb makes " + std::to_string(plan.max_tag) +
                                    " message tags, but this MPI has " +
                                    std::to_string(*largest_tag) + "; larger buckets need fewer"));
-  m_requests.reserve(capacity);
-  m_ids.reserve(capacity);
-  m_completed.resize(capacity);
-  m_finished.reserve(capacity);
-  m_left.assign(static_cast<std::size_t>(messages), 0);
+  m_requests.reserve(plan.pieces);
+  m_ids.reserve(plan.pieces);
+  m_completed.resize(plan.pieces);
+  m_finished.reserve(plan.pieces);
+  m_left.assign(static_cast<std::size_t>(plan.messages), 0);
 }
 
-MessageQueue::~MessageQueue() {
+MpiQueue::~MpiQueue() {
   int finalized = 0;
   if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized && m_comm != MPI_COMM_NULL)
     MPI_Comm_free(&m_comm);
@@ -36,7 +35,7 @@ MessageQueue::~MessageQueue() {
 
 /// Posts `count` units in pieces of at most `limit`; post_piece(begin, units, request) posts one.
 template <class Post>
-void MessageQueue::post(int id, index_t count, index_t limit, Post&& post_piece) {
+void MpiQueue::post(int id, index_t count, index_t limit, Post&& post_piece) {
   for (index_t begin = 0; begin < count; begin += limit) {
     MPI_Request request = MPI_REQUEST_NULL;
     post_piece(begin, static_cast<int>(std::min(limit, count - begin)), &request);
@@ -46,7 +45,7 @@ void MessageQueue::post(int id, index_t count, index_t limit, Post&& post_piece)
   }
 }
 
-void MessageQueue::send(int id, void const* data, index_t bytes, int peer, int tag) {
+void MpiQueue::send(int id, void const* data, index_t bytes, int peer, int tag) {
   post(id, bytes, m_max_message_bytes, [&](index_t begin, int count, MPI_Request* request) {
     check_mpi(MPI_Isend(static_cast<char const*>(data) + begin, count, MPI_BYTE,
                         m_world.rank_of(peer), tag, m_comm, request),
@@ -54,7 +53,7 @@ void MessageQueue::send(int id, void const* data, index_t bytes, int peer, int t
   });
 }
 
-void MessageQueue::receive(int id, void* data, index_t bytes, int peer, int tag) {
+void MpiQueue::receive(int id, void* data, index_t bytes, int peer, int tag) {
   post(id, bytes, m_max_message_bytes, [&](index_t begin, int count, MPI_Request* request) {
     check_mpi(MPI_Irecv(static_cast<char*>(data) + begin, count, MPI_BYTE, m_world.rank_of(peer),
                         tag, m_comm, request),
@@ -62,8 +61,8 @@ void MessageQueue::receive(int id, void* data, index_t bytes, int peer, int tag)
   });
 }
 
-void MessageQueue::all_reduce(int id, char* data, index_t count, MPI_Datatype type,
-                              index_t bytes_per_element) {
+void MpiQueue::all_reduce(int id, char* data, index_t count, MPI_Datatype type,
+                          index_t bytes_per_element) {
   const index_t limit = std::max<index_t>(1, m_max_message_bytes / bytes_per_element);
   post(id, count, limit, [&](index_t begin, int elements, MPI_Request* request) {
     check_mpi(MPI_Iallreduce(MPI_IN_PLACE, data + begin * bytes_per_element, elements, type,
@@ -71,14 +70,14 @@ void MessageQueue::all_reduce(int id, char* data, index_t count, MPI_Datatype ty
               "MPI_Iallreduce");
   });
 }
-void MessageQueue::all_reduce(int id, float* data, index_t count) {
+void MpiQueue::all_reduce(int id, float* data, index_t count, int) {
   all_reduce(id, reinterpret_cast<char*>(data), count, MPI_FLOAT, sizeof(float));
 }
-void MessageQueue::all_reduce(int id, double* data, index_t count) {
+void MpiQueue::all_reduce(int id, double* data, index_t count, int) {
   all_reduce(id, reinterpret_cast<char*>(data), count, MPI_DOUBLE, sizeof(double));
 }
 
-std::vector<int> const& MessageQueue::test() {
+std::vector<int> const& MpiQueue::test() {
   m_finished.clear();
   if (m_requests.empty()) return m_finished;
   if (m_completed.size() < m_requests.size()) m_completed.resize(m_requests.size());
