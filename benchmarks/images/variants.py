@@ -7,9 +7,10 @@ Started by run.sh, which sets thread counts and placement. Every run has a folde
 
   accuracy   of the merged model on the test images after the last update, in percent: mean and
              standard deviation (n - 1) over the seeds; before recalibration of batch norm too
+  test loss  of the merged model; beside it, of the subnetworks alone, mean over the ranks
   state      weights, gradients and momentum of a rank; memory: peak of all categories of the
-             ledger, mean over ranks; both averaged over the seeds, since masks differ
-  sent       of gradients and weights, by a rank in an update
+             ledger, the images among them; mean over ranks and seeds, since masks differ
+  sent       gradients and weights, by a rank in an update
   step       median over the steps of all rounds of `time`, and its ratio to the dense one
 """
 
@@ -27,6 +28,7 @@ DECK = ROOT / "inputs/resnet18-fashion.toml"
 RANKS = 4  # the deck has four subnetworks
 EVALUATIONS = 3  # in a run, evenly spaced
 WARMUP, TIMED = 5, 30  # steps of a timed run
+STATE = ("weights", "gradients", "optimizer")  # categories of memory
 VARIANTS = {
     "dense": ["sdp.regime=none"],
     "forward-block": ["sdp.regime=forward", "sdp.level=block"],
@@ -133,12 +135,8 @@ class Runs:
         """In percent, of the last evaluation; where nothing is recalibrated, the only one."""
         return [100 * rows[-1].get(key, rows[-1]["val_accuracy"]) for rows in self.evaluations]
 
-    def state(self):
-        return self.mean_of(lambda s: sum(s["memory"][c]["measured"]["mean"] for c in
-                                          ("weights", "gradients", "optimizer")))
-
-    def memory(self):
-        return self.mean_of(lambda s: s["memory"]["total"]["measured"]["mean"])
+    def memory(self, categories):
+        return self.mean_of(lambda s: sum(s["memory"][c]["measured"]["mean"] for c in categories))
 
     def curve(self):
         """Accuracy by share of the run, mean over the seeds."""
@@ -155,25 +153,28 @@ def table(a):
         sys.exit(f"{a.out} has no finished run")
     times = read_json(a.out / "timing.json") if (a.out / "timing.json").exists() else None
     mib = 2.0 ** 20
-    lines = ["| | seeds | updates | phi | c | accuracy, % | before recalibration | test loss | "
-             "state, MiB | memory, MiB | sent an update, MiB | sent in all, GiB | step, ms |",
-             "|---" * 13 + "|"]
+    lines = ["| | seeds | updates | phi | c | accuracy, % | before recalibration, % | test loss | "
+             "of the subnetworks | state, MiB | activations, MiB | memory, MiB | sent, MiB | "
+             "step, ms |",
+             "|---" * 14 + "|"]
     for variant, r in runs.items():
         sent = r.mean_of(lambda s: s["sent_bytes_per_step"]["measured"])
-        all_sent = r.mean_of(lambda s: s["sent_bytes_per_step"]["measured"] * s["steps"])
         step = "not measured"
         if times:
             ms = median_time(times, variant, "step_ms")
             step = f"{ms:.0f} ({ms / median_time(times, 'dense', 'step_ms'):.2f})"
-        plain = (with_deviation(r.accuracies("val_accuracy_no_recalibration"))
-                 if variant.startswith("forward") else "")
+        plain, ensemble = "", ""
+        if variant.startswith("forward"):
+            plain = with_deviation(r.accuracies("val_accuracy_no_recalibration"))
+            ensemble = f"{r.mean_of(lambda s: s['ensemble_loss']):.4f}"
         lines.append(
             f"| {title(variant)} | {len(r.folders)} | {r.mean_of(lambda s: s['steps']):.0f} | "
             f"{r.mean_of(lambda s: s['flop_share']['mean']):.3f} | "
             f"{r.mean_of(lambda s: s['true_fraction']['mean']):.3f} | "
             f"{with_deviation(r.accuracies())} | {plain} | "
-            f"{r.mean_of(lambda s: s['val_loss']):.4f} | {r.state() / mib:.2f} | "
-            f"{r.memory() / mib:.1f} | {sent / mib:.2f} | {all_sent / 2.0 ** 30:.2f} | {step} |")
+            f"{r.mean_of(lambda s: s['val_loss']):.4f} | {ensemble} | "
+            f"{r.memory(STATE) / mib:.2f} | {r.memory(['activations']) / mib:.1f} | "
+            f"{r.memory(['total']) / mib:.1f} | {sent / mib:.2f} | {step} |")
     text = "\n".join(lines) + "\n"
     (a.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
