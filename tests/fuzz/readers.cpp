@@ -12,11 +12,13 @@
 #include "checkpoint/checkpoint.hpp"
 #include "checkpoint/describe.hpp"
 #include "checkpoint/huggingface.hpp"
+#include "checkpoint/resnet_file.hpp"
 #include "checkpoint/safetensors.hpp"
 #include "config/load.hpp"
 #include "config/supported.hpp"
 #include "data/image_files.hpp"
 #include "data/token_dataset.hpp"
+#include "tests/checkpoint/resnet_support.hpp"
 #include "tests/checkpoint/support.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
@@ -239,6 +241,37 @@ Result run_huggingface(Bundle const& bundle) {
   });
 }
 
+/// The safetensors of a ResNet-18 under PyTorch's names. An accepted file has every tensor of the
+/// model, in the right shape, and nothing that belongs to another one.
+Result run_resnet(Bundle const& bundle) {
+  const std::string folder = put(bundle);
+  return result_of(folder, [&] {
+    const std::string path = folder + "/model.safetensors";
+    const SafetensorsReader reader = open_safetensors(path);
+    ModelConfig model;
+    model.kind = ModelKind::resnet18;
+    model.resnet = read_resnet_shape(path, reader);
+    if (!has_resnet_names(reader)) finding("a shape was read from names of another model");
+    const std::vector<TensorSpec> tensors = checkpoint_test::resnet_tensors_of(model);
+    check_resnet_tensors(path, tensors, reader);
+    std::string all;
+    std::size_t counters = 0;
+    for (TensorSpec const& tensor : tensors) {
+      SafetensorsTensor const* found = reader.find(tensor.name);
+      if (found == nullptr || found->elements != tensor.size())
+        finding("a file without " + tensor.name + " was accepted");
+      std::vector<float> values(static_cast<std::size_t>(found->elements));
+      reader.read_rows(tensor.name, 0, found->rows(), values.data());
+      append(all, values);
+      const std::string counter = batch_counter_of(tensor.name);
+      counters += !counter.empty() && reader.find(counter) != nullptr;
+    }
+    if (reader.tensors().size() != tensors.size() + counters)
+      finding("a tensor of another model was accepted");
+    return all;
+  });
+}
+
 /// The resolved text of an accepted deck must give the same deck.
 std::string check_round_trip(Config const& config, Launch const& launch) {
   const std::string text = to_toml(config);
@@ -304,6 +337,8 @@ std::vector<Reader> const& readers() {
        Form::text, false, run_huggingface},
       {"hf_config", "huggingface", "config.json", "config.json", Form::text, false,
        run_huggingface},
+      {"resnet", "resnet", "model.safetensors", ".safetensors", Form::safetensors, false,
+       run_resnet},
       {"deck", "deck", "deck.toml", ".toml", Form::text, false, run_deck},
       {"deck_override", "deck_override", "override.txt", ".txt", Form::text, false, run_override},
   };

@@ -12,6 +12,7 @@
 
 #include "checkpoint/convert.hpp"
 #include "comm/world.hpp"
+#include "tests/checkpoint/resnet_support.hpp"
 #include "tests/checkpoint/support.hpp"
 
 namespace sdp {
@@ -56,6 +57,15 @@ void write_models(std::string const& checkpoint, std::string const& folder) {
                     k_shard_bytes);
   fs::copy(folder + "/huggingface_shards/bf16", folder + "/huggingface/shards",
            fs::copy_options::recursive);
+}
+
+/// The safetensors of a ResNet-18, of two types.
+void write_resnets(std::string const& folder) {
+  const std::string checkpoint = make(folder) + "/checkpoint.h5";
+  write_resnet<float>(checkpoint, resnet_header(1));
+  export_checkpoint(checkpoint, folder + "/f32", TensorType::f32, resnet_tensors_of);
+  export_checkpoint(checkpoint, folder + "/bf16", TensorType::bf16, resnet_tensors_of);
+  fs::remove(checkpoint);
 }
 
 /// llm.c shards of both kinds and a headerless one, tokens below 300.
@@ -124,6 +134,7 @@ void write_all(World const& world, std::string const& folder,
     fs::remove_all(folder);
     write_checkpoints(folder + "/checkpoint");
     write_models(folder + "/checkpoint/float32.h5", folder);
+    write_resnets(folder + "/resnet");
     write_shards(folder + "/token_shard");
     write_images(folder);
     make(folder + "/deck");
