@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/batches.hpp"
 
+#include <thread>
+
 #include "base/memory_ledger.hpp"
 #include "kernels/nn/normalize_images.hpp"
 
@@ -17,6 +19,15 @@ View1<A> constants(char const* label, std::vector<double> const& values) {
   return view;
 }
 
+/// A View like it in pinned host memory; the View itself where the host can reach it.
+template <class T>
+auto mirror(T const& view) {
+  if constexpr (k_host_memory)
+    return view;
+  else
+    return Kokkos::create_mirror(PinnedSpace(), view);
+}
+
 }  // namespace
 
 template <class V>
@@ -24,34 +35,43 @@ BatchBuffers<V>::BatchBuffers(DataSet const& data, index_t rows) {
   const MemoryScope scope(MemoryCategory::data);
   const index_t t = data.targets_per_sample();
   m_targets = View2<std::int32_t>("sdp::train::targets", rows, t);
-  m_host_targets = Kokkos::create_mirror_view(m_targets);
+  for (Side& side : m_sides) side.targets = mirror(m_targets);
   if (data.has_tokens()) {
     m_tokens = View2<std::int32_t>("sdp::train::inputs", rows, t);
-    m_host_tokens = Kokkos::create_mirror_view(m_tokens);
+    for (Side& side : m_sides) side.tokens = mirror(m_tokens);
     return;
   }
   const index_t channels = data.channels();
   m_bytes =
       View4<std::uint8_t>("sdp::train::image_bytes", rows, channels, k_image_side, k_image_side);
   m_images = View4<V>("sdp::train::images", rows, k_image_side, k_image_side, channels);
-  m_host_bytes = Kokkos::create_mirror_view(m_bytes);
+  for (Side& side : m_sides) side.bytes = mirror(m_bytes);
   using Accum = kernels::accum_t<V>;
   m_mean = constants<Accum>("sdp::train::image_mean", data.normalization().mean);
   m_deviation = constants<Accum>("sdp::train::image_deviation", data.normalization().deviation);
 }
 
 template <class V>
+void BatchBuffers<V>::open() {
+  while (!side().copied.come()) std::this_thread::yield();
+}
+
+template <class V>
 ModelBatch<V> BatchBuffers<V>::upload(ExecSpace const& exec, index_t rows) {
   using Integers = typename ModelBatch<V>::Integers;
   ModelBatch<V> batch;
-  Kokkos::deep_copy(exec, m_targets, m_host_targets);
+  Side& from = side();
+  m_side = (m_side + 1) % m_sides.size();
+  Kokkos::deep_copy(exec, m_targets, from.targets);
   batch.targets = Integers(m_targets.data(), rows, m_targets.extent(1));
   if (m_tokens.data() != nullptr) {
-    Kokkos::deep_copy(exec, m_tokens, m_host_tokens);
+    Kokkos::deep_copy(exec, m_tokens, from.tokens);
+    from.copied.mark(exec);
     batch.tokens = Integers(m_tokens.data(), rows, m_tokens.extent(1));
     return batch;
   }
-  Kokkos::deep_copy(exec, m_bytes, m_host_bytes);
+  Kokkos::deep_copy(exec, m_bytes, from.bytes);
+  from.copied.mark(exec);
   const Window4<std::uint8_t> bytes(m_bytes.data(), rows, m_bytes.extent(1), m_bytes.extent(2),
                                     m_bytes.extent(3));
   const Window4<V> images(m_images.data(), rows, m_images.extent(1), m_images.extent(2),
@@ -73,6 +93,7 @@ TrainBatches<V>::TrainBatches(DataSet& data, Config const& config, BatchPlan con
 
 template <class V>
 void TrainBatches<V>::read(index_t update, index_t micro_step) {
+  m_buffers.open();
   if (m_random && m_random->has_tokens())
     m_random->read(m_plan, update, micro_step, m_buffers.tokens(), m_buffers.targets());
   else if (m_random)
@@ -102,6 +123,7 @@ index_t EvalBatches<V>::steps() const {
 }
 template <class V>
 index_t EvalBatches<V>::read(index_t step) {
+  m_buffers.open();
   return m_tokens ? m_tokens->read(step, m_buffers.tokens(), m_buffers.targets())
                   : m_images->read(step, m_buffers.images(), m_buffers.targets());
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
+#include "comm/stream.hpp"
 #include "data/batch_reader.hpp"
 #include "data/image_reader.hpp"
 #include "kernels/core/compat.hpp"
@@ -19,24 +22,37 @@ class BatchBuffers {
   /// For `rows` samples of such data.
   BatchBuffers(DataSet const& data, index_t rows);
 
-  std::int32_t* tokens() { return m_host_tokens.data(); }    ///< (rows,T)
-  std::uint8_t* images() { return m_host_bytes.data(); }     ///< (rows,C,S,S)
-  std::int32_t* targets() { return m_host_targets.data(); }  ///< (rows,T) or (rows,1)
+  /// Where the next micro-batch is to be written. open() first: it waits until the copy that was
+  /// queued from there has taken place.
+  void open();
+  std::int32_t* tokens() { return side().tokens.data(); }    ///< (rows,T)
+  std::uint8_t* images() { return side().bytes.data(); }     ///< (rows,C,S,S)
+  std::int32_t* targets() { return side().targets.data(); }  ///< (rows,T) or (rows,1)
 
   /// Copies the first `rows` samples to the device, images normalised on the way; valid until the
-  /// next call. Only queues work: the host side may be filled again once `exec` has been fenced.
+  /// next call. Only queues work.
   ModelBatch<V> upload(ExecSpace const& exec, index_t rows);
 
  private:
   template <class T>
-  using HostMirror = kernels::host_mirror_t<T>;
+  using Mirror =
+      std::conditional_t<k_host_memory, T,
+                         Kokkos::View<typename T::data_type, Kokkos::LayoutRight, PinnedSpace>>;
+  /// Two on devices, so that one is filled while the other is still to be copied.
+  struct Side {
+    Mirror<View2<std::int32_t>> tokens, targets;
+    Mirror<View4<std::uint8_t>> bytes;
+    StreamEvent copied;
+  };
+
+  Side& side() { return m_sides[m_side]; }
 
   View2<std::int32_t> m_tokens, m_targets;
   View4<std::uint8_t> m_bytes;
   View4<V> m_images;
   View1<kernels::accum_t<V>> m_mean, m_deviation;  // (C)
-  HostMirror<View2<std::int32_t>> m_host_tokens, m_host_targets;
-  HostMirror<View4<std::uint8_t>> m_host_bytes;
+  std::array<Side, k_host_memory ? 1 : 2> m_sides;
+  std::size_t m_side = 0;
 };
 
 /// Micro-batches for training, in the order of TrainOrder; random ones where the data are random.
