@@ -59,11 +59,12 @@ void exact_sum(Exec const& exec, Values const& values, Digits const& digits) {
                 "exact_sum: digits must be std::int64_t");
   require(digits.extent(0) == k_exact_size, "sdp::kernels::exact_sum",
           "digits must have k_exact_size elements");
+  const double largest = std::numeric_limits<double>::max();
   Kokkos::parallel_for(
       "sdp::kernels::exact_sum", element_policy(exec, static_cast<index_t>(values.extent(0))),
       KOKKOS_LAMBDA(index_t i) {
         const double value = values(i);
-        if (!(value <= std::numeric_limits<double>::max())) {
+        if (!(value <= largest)) {
           Kokkos::atomic_add(&digits(k_exact_digits), std::int64_t{1});
           return;
         }
@@ -82,6 +83,7 @@ template <ExecutionSpace Exec, RowMajor<1> Digits, ViewOfRank<0> Result>
 void exact_sum_value(Exec const& exec, Digits const& digits, Result const& result) {
   require(digits.extent(0) == k_exact_size, "sdp::kernels::exact_sum_value",
           "digits must have k_exact_size elements");
+  const double infinity = std::numeric_limits<double>::infinity();
   Kokkos::parallel_for(
       "sdp::kernels::exact_sum_value", element_policy(exec, 1), KOKKOS_LAMBDA(index_t) {
         constexpr std::int64_t k_mask = 0xffffffff;
@@ -103,8 +105,8 @@ void exact_sum_value(Exec const& exec, Digits const& digits, Result const& resul
         const double leading = static_cast<double>(top[0]) * 4294967296.0 +
                                static_cast<double>(top[1]) +
                                static_cast<double>(top[2]) / 4294967296.0;
-        result() = digits(k_exact_digits) != 0 ? std::numeric_limits<double>::infinity()
-                                               : std::ldexp(leading, 32 * (highest - 1) - 1074);
+        result() =
+            digits(k_exact_digits) != 0 ? infinity : std::ldexp(leading, 32 * (highest - 1) - 1074);
       });
 }
 
