@@ -36,8 +36,10 @@ class DeckFile : public ::testing::Test {
 TEST_F(DeckFile, LoadsWithOverridesAndRefusals) {
   const std::string path = write(llama_deck());
   EXPECT_EQ(load_deck(path, {"train.steps=7"}, {}).train.steps, 7);
-  EXPECT_THAT(error_of([&] { load_deck(path, {"system.comm=nccl"}, {}); }),
-              HasSubstr(path + ": system.comm is \"nccl\", which is not available"));
+  EXPECT_THAT(error_of([&] {
+                load_deck(path, {"run.precision=fp64", "system.gradient_wire=bf16"}, {});
+              }),
+              HasSubstr(path + ": system.gradient_wire is \"bf16\", which is not available"));
   EXPECT_THAT(error_of([&] { load_deck(path, {"train.steps=0"}, {}); }),
               HasSubstr("command line: train.steps is 0"));
 }

@@ -35,7 +35,7 @@ fi
 refuse_deck "sizes that overflow" "parameters" model.hidden_size=16777216 \
   model.intermediate_size=16777216 model.num_layers=65536
 refuse_deck "key of the other model kind" "model.width|resnet18" model.width=64
-refuse_deck "what this version does not do" "system.comm|not available in this version" \
+refuse_deck "what this version does not do" "system.comm|built without it" \
   system.comm=nccl
 refuse_deck "gradients narrowed from fp64" "system.gradient_wire|run.precision" \
   run.precision=fp64 system.gradient_wire=bf16
