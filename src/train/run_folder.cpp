@@ -128,7 +128,11 @@ void require_same_run(Config const& started, Config const& now, std::string cons
   same(started.model.resnet == now.model.resnet, "model (num_classes, in_channels or width)");
   same(started.data.augment == now.data.augment, "data.augment");
   same(started.run.seed == now.run.seed, "run.seed");
-  same(started.run.precision == now.run.precision, "run.precision");
+  // Checkpoints of fp32 and bf16 hold the same: the weights, or the master weights, in fp32.
+  const auto is_double = [](Config const& config) {
+    return config.run.precision == Precision::fp64;
+  };
+  same(is_double(started) == is_double(now), "run.precision");
   same(started.data.kind == now.data.kind, "data.kind");
   same(started.data.train == now.data.train, "data.train");
   same(started.train.global_batch == now.train.global_batch, "train.global_batch");
