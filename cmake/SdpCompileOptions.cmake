@@ -59,14 +59,25 @@ if(NOT SDP_KERNELS_ONLY)
   file(COPY_FILE "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp.in"
        "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp" ONLY_IF_DIFFERENT)
   add_library(sdp_pch STATIC "${PROJECT_BINARY_DIR}/generated/sdp_pch.cpp")
-  target_link_libraries(sdp_pch PUBLIC sdp_options sdp_dep_kokkos PRIVATE sdp_dep_json)
+  target_link_libraries(sdp_pch PUBLIC sdp_options sdp_dep_kokkos)
   set_target_properties(sdp_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_precompile_headers(sdp_pch PRIVATE <Kokkos_Core.hpp> <algorithm> <array> <cstdint>
                             <filesystem> <functional> <memory> <optional> <stdexcept> <string>
-                            <string_view> <utility> <vector> <fmt/core.h>
-                            <nlohmann/json.hpp>)
+                            <string_view> <utility> <vector> <fmt/core.h>)
   target_link_libraries(sdp_pch PRIVATE fmt::fmt)
 endif()
+
+# sdp_unite(TARGET): compiles the sources of a target in groups, because every translation unit
+# instantiates the same templates again.
+function(sdp_unite target)
+  if(SDP_UNITY_BUILD)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+      # What it warns of in headers is no danger in sources, which look like headers here.
+      target_compile_options(${target} PRIVATE -Wno-subobject-linkage)
+    endif()
+  endif()
+endfunction()
 
 # sdp_add_layer(NAME [NO_KERNELS] sources... LINKS targets...): the static library of one folder of
 # src/. NO_KERNELS: no loop over elements of a model is compiled here.
@@ -80,4 +91,5 @@ function(sdp_add_layer name)
     set_target_properties(sdp_${name} PROPERTIES SDP_OPTIMIZATION -O2)
   endif()
   sdp_use_pch(sdp_${name})
+  sdp_unite(sdp_${name})
 endfunction()
