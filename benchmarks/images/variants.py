@@ -92,6 +92,7 @@ def measure(a):
             out = a.out / "timing" / variant
             shutil.rmtree(out, ignore_errors=True)
             sdp_train(a, [*overrides, "train.match=steps", f"train.steps={WARMUP + TIMED}",
+                          "schedule.warmup_steps=0",
                           "train.log_every=1", "data.val=[]", "sdp.hash_every=0",
                           "checkpoint.at_end=false"], out)
             rows = events(out, "train")[WARMUP:]

@@ -189,7 +189,8 @@ void run(World const& world, Options const& options, char const* name,
   const View1<float> weights("weights", static_cast<std::size_t>(size));
   Kokkos::deep_copy(gradients, 1.0f);
   const auto mean_size = world.sum(size) / world.size();
-  std::vector<float> plain(static_cast<std::size_t>(mean_size), 1.0f);
+  const View1<float> plain("plain", static_cast<std::size_t>(mean_size));
+  Kokkos::deep_copy(plain, 1.0f);
 
   const std::vector<std::function<void()>> ways = {
       [&] {
