@@ -41,7 +41,9 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
     throw on_all_ranks(ConfigError(
         "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
         "need \"exchange\""));
-  m_queue = (m_options.queue ? m_options.queue : mpi_queue())(m_world, message_plan());
+  m_queue = (m_options.queue ? m_options.queue : mpi_queue())(
+      m_world, m_legs.message_plan(m_schedule, m_options.max_message_bytes,
+                                   [this](std::size_t bucket) { return all_reduces(bucket); }));
   m_ordered = m_queue->stream() != nullptr;
   if (!m_ordered) m_stream = std::make_unique<Stream>(m_user);
   m_exec = m_ordered ? *m_queue->stream() : m_stream->exec();
@@ -65,32 +67,6 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
 
 template <class G, class W>
 Exchange<G, W>::~Exchange() = default;
-
-/// The groups of a pass are the legs of a bucket, in the order in which a bucket needs them, bucket
-/// after bucket.
-template <class G, class W>
-MessagePlan Exchange<G, W>::message_plan() const {
-  MessagePlan plan;
-  plan.messages = static_cast<int>(m_legs.addresses().size());
-  plan.pieces = m_legs.pieces(m_schedule, m_options.max_message_bytes);
-  plan.max_tag = static_cast<int>(m_buckets.size()) * k_phases * 2;
-  plan.max_message_bytes = m_options.max_message_bytes;
-  plan.passes.resize(2);
-  auto add = [&](std::size_t pass, std::size_t b, int phase) {
-    int posts = 0;
-    for (int kind : {2 * phase, 2 * phase + 1})
-      for (auto const& parts : m_legs.buckets()[b].legs[static_cast<std::size_t>(kind)].parts)
-        posts += static_cast<int>(parts.size());
-    if (2 * phase == reduce_send && all_reduces(b)) posts = 1;
-    plan.passes[pass].push_back({static_cast<int>(b) * k_phases + phase, posts});
-  };
-  for (std::size_t b = 0; b < m_buckets.size(); ++b) {
-    for (int phase = 0; phase < k_weight_kinds / 2; ++phase) add(0, b, phase);
-    for (int phase = k_weight_kinds / 2; phase < k_phases; ++phase)
-      add(1, m_buckets.size() - 1 - b, phase);
-  }
-  return plan;
-}
 
 /// Whether a bucket goes through the all-reduce of the transport.
 template <class G, class W>

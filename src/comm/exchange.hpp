@@ -161,7 +161,6 @@ class Exchange {
     return m_legs.buckets()[number(bucket)].legs[kind];
   }
   Bucket& bucket_in_order(std::size_t place);
-  MessagePlan message_plan() const;
   bool all_reduces(std::size_t bucket) const;
   void reset();
   void take_ready();

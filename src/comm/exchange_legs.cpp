@@ -144,6 +144,30 @@ std::size_t ExchangeLegs::pieces(ExchangeSchedule const& schedule,
   return static_cast<std::size_t>(pieces);
 }
 
+MessagePlan ExchangeLegs::message_plan(ExchangeSchedule const& schedule, index_t max_message_bytes,
+                                       std::function<bool(std::size_t)> const& all_reduces) const {
+  MessagePlan plan;
+  plan.messages = static_cast<int>(m_addresses.size());
+  plan.pieces = pieces(schedule, max_message_bytes);
+  plan.max_tag = static_cast<int>(m_buckets.size()) * k_phases * 2;
+  plan.max_message_bytes = max_message_bytes;
+  plan.passes.resize(2);
+  auto add = [&](std::size_t pass, std::size_t b, int phase) {
+    int posts = 0;
+    for (int kind : {2 * phase, 2 * phase + 1})
+      for (auto const& parts : m_buckets[b].legs[static_cast<std::size_t>(kind)].parts)
+        posts += static_cast<int>(parts.size());
+    if (2 * phase == reduce_send && all_reduces(b)) posts = 1;
+    plan.passes[pass].push_back({static_cast<int>(b) * k_phases + phase, posts});
+  };
+  for (std::size_t b = 0; b < m_buckets.size(); ++b) {
+    for (int phase = 0; phase < k_weight_kinds / 2; ++phase) add(0, b, phase);
+    for (int phase = k_weight_kinds / 2; phase < k_phases; ++phase)
+      add(1, m_buckets.size() - 1 - b, phase);
+  }
+  return plan;
+}
+
 std::string ExchangeLegs::describe(std::size_t bucket, bool weights, std::vector<char> const& done,
                                    World const& world) const {
   std::string waits;

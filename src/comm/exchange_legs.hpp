@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/types.hpp"
+#include "comm/message_queue.hpp"
 #include "comm/schedule.hpp"
 #include "comm/world.hpp"
 #include "kernels/update/copy_spans.hpp"
@@ -85,6 +87,11 @@ class ExchangeLegs {
   index_t partial_elements(int workers) const;
   /// Pieces of at most this length that all messages make together, at most.
   std::size_t pieces(ExchangeSchedule const& schedule, index_t max_message_bytes) const;
+  /// What a transport has to be ready for. The groups of a pass are the legs of a bucket, in the
+  /// order in which a bucket needs them, bucket after bucket. `all_reduces(b)`: bucket b goes
+  /// through the all-reduce of the transport.
+  MessagePlan message_plan(ExchangeSchedule const& schedule, index_t max_message_bytes,
+                           std::function<bool(std::size_t)> const& all_reduces) const;
   /// The unfinished messages of a bucket, "gradients of ranks 1, 3; ..."; empty where there are
   /// none. `done`: by message id.
   std::string describe(std::size_t bucket, bool weights, std::vector<char> const& done,
