@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/trainer.hpp"
 
+#include <gmock/gmock.h>
+
 #include <csignal>
 #include <nlohmann/json.hpp>
 
