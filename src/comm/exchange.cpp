@@ -2,6 +2,7 @@
 #include "comm/exchange.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "comm/idle_wait.hpp"
 #include "comm/transport.hpp"
 #include "kernels/core/compat.hpp"
+#include "kernels/update/ordered_sum.hpp"
 
 namespace sdp {
 
@@ -25,7 +27,11 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
       m_options(std::move(options)),
       m_user(exec),
       m_legs(m_schedule, wire_bytes(m_options), sizeof(W),
-             m_options.method == ReductionMethod::allreduce, m_options.bf16_wire),
+             m_options.method == ReductionMethod::allreduce, m_options.bf16_wire,
+             [this](int worker) {
+               auto const& all = m_options.node_gradients;
+               return !all.empty() && all[static_cast<std::size_t>(worker)] != nullptr;
+             }),
       m_buckets(m_schedule.buckets.size()),
       m_moments(m_schedule.buckets.size()) {
   if (m_schedule.workers != world.workers() || m_schedule.worker != world.worker())
@@ -41,6 +47,11 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
     throw on_all_ranks(ConfigError(
         "system.reduction = \"allreduce\" needs every worker to hold every parameter; subnetworks "
         "need \"exchange\""));
+  if (!m_options.node_gradients.empty() &&
+      (m_options.node_gradients.size() != static_cast<std::size_t>(m_schedule.workers) ||
+       m_options.bf16_wire || m_options.method == ReductionMethod::allreduce))
+    throw std::invalid_argument(
+        "Exchange: node_gradients need one for each worker, gradients as they are and own sums");
   m_queue = (m_options.queue ? m_options.queue : mpi_queue())(
       m_world, m_legs.message_plan(m_schedule, m_options.max_message_bytes,
                                    [this](std::size_t bucket) { return all_reduces(bucket); }));
@@ -48,17 +59,15 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
   if (!m_ordered) m_stream = std::make_unique<Stream>(m_user);
   m_exec = m_ordered ? *m_queue->stream() : m_stream->exec();
   m_message_done.assign(m_legs.addresses().size(), 0);
-  m_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
-  if (m_options.bf16_wire) m_wire_terms.reserve(static_cast<std::size_t>(m_schedule.workers));
 
   const index_t slots =
       std::min<index_t>(m_legs.slot_users(), std::max(1, m_options.staging_slots));
   const MemoryScope scope(MemoryCategory::communication);
   m_staging = View1<char>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::staging"),
                           static_cast<std::size_t>(slots * m_legs.slot_bytes()));
-  if (const index_t partials = m_legs.partial_elements(m_schedule.workers); partials > 0)
-    m_partials =
-        View1<G>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::partials"), partials);
+  m_sum = std::make_unique<ContributionSum<G>>(m_schedule.workers, m_options.bf16_wire,
+                                               m_legs.partial_elements(m_schedule.workers),
+                                               m_options.node_gradients);
   for (index_t slot = slots; slot-- > 0;) m_free_slots.push_back(static_cast<int>(slot));
   auto const& spans = m_legs.spans();
   m_spans = View1<kernels::CopySpan>("sdp::comm::copy_spans", spans.size());
@@ -95,6 +104,9 @@ void Exchange<G, W>::begin(View1<G> const& gradients) {
     throw std::invalid_argument("Exchange::begin: " + std::to_string(gradients.extent(0)) +
                                 " gradients, but the schedule has " +
                                 std::to_string(m_schedule.gradient_size));
+  if (auto const& node = m_options.node_gradients;
+      !node.empty() && node[static_cast<std::size_t>(m_schedule.worker)] != gradients.data())
+    throw std::invalid_argument("Exchange::begin: not the gradients that the node addresses");
   m_gradients = gradients;
   m_open = true;
   m_ready_end = 0;
@@ -334,6 +346,8 @@ bool Exchange<G, W>::try_spread(Bucket& bucket) {
   if (!bucket.summed || bucket.left[return_receive] > 0) return false;
   copy(bucket, return_receive);
   if (leg(bucket, node_return_send).size() > 0) {
+    for (NodeRun const& run : m_schedule.buckets[number(bucket)].node_sums)
+      m_sum->hand_back(m_exec, run.contributions, m_gradients, run.gradients);
     copy(bucket, node_return_send);
     fence();
     post_all(bucket, node_return_send);
@@ -377,42 +391,20 @@ void Exchange<G, W>::scale_all_reduced(Bucket& bucket) {
       Window1<G>(m_gradients.data() + range.begin, static_cast<std::size_t>(range.size())));
 }
 
-/// gradients = scale * sum of the contributions, one of which is what stands there already.
 template <class G, class W>
-void Exchange<G, W>::sum(Bucket& bucket, LegKind kind,
+void Exchange<G, W>::sum(Bucket const& bucket, LegKind kind,
                          std::vector<Contribution> const& contributions, double scale,
                          IndexRange const& gradients) {
-  G* const own = m_gradients.data() + gradients.begin;
-  char* const slot = m_staging.data() + bucket.slot * m_legs.slot_bytes();
-  auto const& staging = leg(bucket, kind).staging;
-  const Window1<G> result(own, static_cast<std::size_t>(gradients.size()));
-  if constexpr (std::is_same_v<G, float>) {
-    if (m_options.bf16_wire) {
-      m_wire_terms.clear();
-      for (Contribution const& term : contributions)
-        m_wire_terms.push_back(
-            {term.leaf, term.message < 0
-                            ? nullptr
-                            : reinterpret_cast<kernels::bf16*>(
-                                  slot + staging[static_cast<std::size_t>(term.message)]) +
-                                  term.offset});
-      kernels::rounded_ordered_sum(m_exec, m_wire_terms, scale, result,
-                                   Window1<G>(m_partials.data(), m_partials.extent(0)), m_terms);
-      return;
-    }
-  }
-  m_terms.clear();
-  for (Contribution const& term : contributions)
-    m_terms.push_back(
-        {term.leaf, term.message < 0 ? own
-                                     : reinterpret_cast<G*>(
-                                           slot + staging[static_cast<std::size_t>(term.message)]) +
-                                           term.offset});
-  kernels::ordered_sum(m_exec, m_terms, scale, result);
+  const bool hand_back =
+      kind == reduce_receive && m_schedule.gradient_return == GradientReturn::holders;
+  m_sum->add(m_exec, contributions, scale, m_gradients, gradients,
+             {m_staging.data() + bucket.slot * m_legs.slot_bytes(), &leg(bucket, kind).staging},
+             hand_back);
 }
 
 template <class G, class W>
 void Exchange<G, W>::completed(int id) {
+  std::atomic_thread_fence(std::memory_order_acquire);  // of what peers of the node have stored
   const LegAddress address = m_legs.addresses()[static_cast<std::size_t>(id)];
   Bucket& bucket = m_buckets[static_cast<std::size_t>(address.bucket)];
   --bucket.left[address.kind];
@@ -514,6 +506,11 @@ void Exchange<G, W>::post(Bucket& bucket, LegKind kind, int index) {
       m_queue->receive(id, part, bytes, message.peer, tag);
     }
   };
+  if (leg.staging[i] == k_in_node) {  // the peer only has to know
+    (is_send(kind) ? m_statistics.gradient_sent_bytes : m_statistics.gradient_received_bytes) +=
+        message.elements * element_bytes;
+    std::atomic_thread_fence(std::memory_order_release);
+  }
   for (IndexRange const& range : leg.parts[i]) post_part(range.begin, range.size());
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/types.hpp"
+#include "comm/contribution_sum.hpp"
 #include "comm/exchange_legs.hpp"
 #include "comm/message_queue.hpp"
 #include "comm/schedule.hpp"
@@ -15,7 +16,6 @@
 #include "comm/world.hpp"
 #include "kernels/core/bf16.hpp"
 #include "kernels/update/copy_spans.hpp"
-#include "kernels/update/ordered_sum.hpp"
 
 namespace sdp {
 
@@ -30,6 +30,9 @@ struct ExchangeOptions {
   bool bf16_wire = false;        ///< gradients cross as bf16; for float gradients and `exchange`
   double timeout_seconds = 0.0;  ///< longest time without progress while waiting; 0: for ever
   QueueFactory queue = {};       ///< how messages travel; empty: mpi_queue()
+  /// By worker: its gradient buffer where this process addresses it, else null; of both of two
+  /// workers or of neither. Empty: none. For `exchange` without bf16_wire, over MPI.
+  std::vector<void*> node_gradients = {};
 };
 
 /// Of one step, counted on this rank when a message is posted.
@@ -77,6 +80,12 @@ struct ExchangeStatistics {
 /// most `staging_slots` buckets are accepted at a time, in bucket order on every rank, so the
 /// lowest unfinished bucket can always proceed. Slices that are contiguous are sent and received in
 /// the gradient buffer itself.
+///
+/// Where processes of a node address each other's gradients (ExchangeOptions::node_gradients) an
+/// owner adds them where they lie and stores the average there; what travels between the two is
+/// the word that they are ready. A worker may then write to its gradients again when finish() has
+/// returned, but with GradientReturn::none only after sum() or finish_return(): owners may still be
+/// reading.
 ///
 /// With bf16_wire contributions, node sums and averages are rounded to bf16, on the worker that
 /// they stay on too, and sums are formed in float: all holders have the same average, which depends
@@ -175,7 +184,7 @@ class Exchange {
   void try_release(Bucket& bucket);
   void all_reduce(Bucket& bucket);
   void scale_all_reduced(Bucket& bucket);
-  void sum(Bucket& bucket, LegKind kind, std::vector<Contribution> const& contributions,
+  void sum(Bucket const& bucket, LegKind kind, std::vector<Contribution> const& contributions,
            double scale, IndexRange const& gradients);
   void completed(int id);
   bool advance();
@@ -204,9 +213,7 @@ class Exchange {
   View1<char> m_staging;
   View1<kernels::CopySpan> m_spans;
   std::vector<int> m_free_slots;
-  std::vector<kernels::SumTerm<G>> m_terms;                   ///< scratch of sum()
-  std::vector<kernels::SumTerm<kernels::bf16>> m_wire_terms;  ///< the same with bf16_wire
-  View1<G> m_partials;                                        ///< see partial_elements()
+  std::unique_ptr<ContributionSum<G>> m_sum;
   std::vector<char> m_message_done;
   std::vector<std::int64_t> m_sums;  ///< scratch of sum(Views)
 

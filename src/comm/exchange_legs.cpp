@@ -61,7 +61,8 @@ constexpr std::array<char const*, k_leg_kinds> k_what = {
 }  // namespace
 
 ExchangeLegs::ExchangeLegs(ExchangeSchedule const& schedule, index_t gradient_bytes,
-                           index_t weight_bytes, bool all_reduce, bool converted)
+                           index_t weight_bytes, bool all_reduce, bool converted,
+                           std::function<bool(int)> const& addressed)
     : m_converted(converted), m_buckets(schedule.buckets.size()) {
   static Messages const none;
   for (std::size_t b = 0; b < m_buckets.size(); ++b) {
@@ -70,7 +71,7 @@ ExchangeLegs::ExchangeLegs(ExchangeSchedule const& schedule, index_t gradient_by
       add_leg(static_cast<int>(b), LegKind(kind),
               all_reduce && !weights ? none
                                      : schedule.buckets[b].*k_lists[static_cast<std::size_t>(kind)],
-              weights ? weight_bytes : gradient_bytes);
+              weights ? weight_bytes : gradient_bytes, addressed);
     }
     if (all_reduce) {
       m_buckets[b].legs[reduce_send].first_id = static_cast<int>(m_addresses.size());
@@ -81,7 +82,7 @@ ExchangeLegs::ExchangeLegs(ExchangeSchedule const& schedule, index_t gradient_by
 }
 
 void ExchangeLegs::add_leg(int bucket, LegKind kind, Messages const& messages,
-                           index_t element_bytes) {
+                           index_t element_bytes, std::function<bool(int)> const& addressed) {
   Bucket& owner = m_buckets[static_cast<std::size_t>(bucket)];
   index_t& bytes = carries_weights(kind) ? owner.weight_bytes : owner.gradient_bytes;
   Leg& leg = owner.legs[static_cast<std::size_t>(kind)];
@@ -91,12 +92,17 @@ void ExchangeLegs::add_leg(int bucket, LegKind kind, Messages const& messages,
   for (std::size_t m = 0; m < messages.size(); ++m) {
     ExchangeMessage const& message = messages[m];
     m_addresses.push_back({bucket, kind, static_cast<int>(m)});
+    if (!carries_weights(kind) && addressed && addressed(message.peer)) {
+      leg.staging.push_back(k_in_node);
+      leg.parts.push_back({{0, 0}});
+      continue;
+    }
     const bool staged = message.runs.empty();
     const bool direct = !staged && (carries_weights(kind) || !m_converted) &&
                         (message.runs.size() == 1 || !message.parts.empty());
     leg.parts.push_back(ranges(message, !direct));
     if (direct) {
-      leg.staging.push_back(-1);
+      leg.staging.push_back(k_in_flat);
       continue;
     }
     bytes = aligned(bytes);

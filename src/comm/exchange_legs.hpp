@@ -40,11 +40,16 @@ constexpr bool carries_weights(LegKind kind) {
   return kind >= k_weight_kinds;
 }
 
+/// Places of messages that take no staging memory: in the flat buffer of this worker; in that of
+/// the peer, which this process addresses, so that the message itself is empty.
+inline constexpr index_t k_in_flat = -1, k_in_node = -2;
+
 /// The messages of one kind in one bucket, and where they lie in the staging slot of the bucket.
 struct Leg {
   std::vector<ExchangeMessage> const* messages = nullptr;
-  int first_id = 0;              ///< message ids count through all legs
-  std::vector<index_t> staging;  ///< bytes into the slot, of each message; -1: in the flat buffer
+  int first_id = 0;  ///< message ids count through all legs
+  /// Bytes into the slot, of each message; or k_in_flat, or k_in_node.
+  std::vector<index_t> staging;
   /// Ranges that travel by themselves: flat ones, or parts of the staged message.
   std::vector<std::vector<IndexRange>> parts;
   index_t first_span = 0;
@@ -72,9 +77,11 @@ class ExchangeLegs {
   /// `gradient_bytes`, `weight_bytes`: of one element in a message. With `all_reduce` every bucket
   /// has one message, the first of its reduce_send leg, in place of the gradient legs. With
   /// `converted` gradients have another type in messages than in the flat buffer, so that every one
-  /// of them passes through a slot.
+  /// of them passes through a slot. `addressed(worker)`: its gradients are read and written where
+  /// they lie.
   ExchangeLegs(ExchangeSchedule const& schedule, index_t gradient_bytes, index_t weight_bytes,
-               bool all_reduce, bool converted = false);
+               bool all_reduce, bool converted = false,
+               std::function<bool(int)> const& addressed = {});
 
   std::vector<Bucket> const& buckets() const { return m_buckets; }
   std::vector<LegAddress> const& addresses() const { return m_addresses; }
@@ -99,7 +106,7 @@ class ExchangeLegs {
 
  private:
   void add_leg(int bucket, LegKind kind, std::vector<ExchangeMessage> const& messages,
-               index_t element_bytes);
+               index_t element_bytes, std::function<bool(int)> const& addressed);
 
   bool m_converted = false;
 

@@ -39,7 +39,7 @@ class MessageQueue {
 
   /// A pass of the plan begins; the one before has finished.
   virtual void begin_pass([[maybe_unused]] int pass) {}
-  /// Posts a message of `bytes` > 0; the buffer is busy until the message is reported as finished.
+  /// Posts a message of `bytes` >= 0; the buffer is busy until the message is reported as finished.
   virtual void send(int id, void const* data, index_t bytes, int peer, int tag) = 0;
   virtual void receive(int id, void* data, index_t bytes, int peer, int tag) = 0;
   /// data(i) = sum over ranks of data(i), in place, in an order that belongs to the transport.

@@ -36,13 +36,15 @@ MpiQueue::~MpiQueue() {
 /// Posts `count` units in pieces of at most `limit`; post_piece(begin, units, request) posts one.
 template <class Post>
 void MpiQueue::post(int id, index_t count, index_t limit, Post&& post_piece) {
-  for (index_t begin = 0; begin < count; begin += limit) {
+  index_t begin = 0;
+  do {  // an empty message is one too
     MPI_Request request = MPI_REQUEST_NULL;
     post_piece(begin, static_cast<int>(std::min(limit, count - begin)), &request);
     m_requests.push_back(request);
     m_ids.push_back(id);
     ++m_left[static_cast<std::size_t>(id)];
-  }
+    begin += limit;
+  } while (begin < count);
 }
 
 void MpiQueue::send(int id, void const* data, index_t bytes, int peer, int tag) {

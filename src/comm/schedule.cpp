@@ -241,7 +241,8 @@ class BucketBuilder {
       for (int peer : local) {
         const bool self = peer == m_worker;
         const Ends ends = gradient_ends(piece, gradient, peer);
-        terms.push_back({peer, peer, self ? 0 : m_node_receives.add(peer, count, ends)});
+        terms.push_back(
+            {peer, peer, self ? 0 : m_node_receives.add(peer, count, ends), peer, ends.there});
         if (!self && m_returns) m_node_return_sends.add(peer, count, ends);
       }
       m_node_sums.push_back({{gradient, gradient + count}, std::move(terms)});
@@ -261,7 +262,8 @@ class BucketBuilder {
       const int peer = m_nodes.delegate(members, piece.owner, turn);
       const bool self = peer == m_worker;
       const Ends ends = gradient_ends(piece, gradient, peer);
-      terms.push_back({node, peer, self ? 0 : m_reduce_receives.add(peer, count, ends)});
+      terms.push_back(
+          {node, peer, self ? 0 : m_reduce_receives.add(peer, count, ends), peer, ends.there});
       if (!self && m_returns) m_return_sends.add(peer, count, ends);
     });
     m_owned.push_back(
@@ -313,8 +315,10 @@ class BucketBuilder {
         last.gradients.end == run.gradients.begin &&
         std::equal(last.contributions.begin(), last.contributions.end(), run.contributions.begin(),
                    run.contributions.end(), [&](Contribution const& a, Contribution const& b) {
+                     const index_t count = last.gradients.size();
                      return a.leaf == b.leaf && a.message == b.message &&
-                            (a.message < 0 || a.offset + last.gradients.size() == b.offset);
+                            (a.message < 0 || (a.offset + count == b.offset &&
+                                               a.peer_begin + count == b.peer_begin));
                    });
     if (goes_on) last.gradients.end = run.gradients.end;
     return goes_on;

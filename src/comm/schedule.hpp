@@ -41,6 +41,8 @@ struct Contribution {
   int leaf = 0;
   int message = -1;
   index_t offset = 0;
+  int peer = 0;            ///< the worker that sends it
+  index_t peer_begin = 0;  ///< where it lies in the gradient buffer of that worker
 };
 
 /// Gradients of this worker's node that this worker sums for an owner, in place.

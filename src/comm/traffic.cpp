@@ -25,7 +25,7 @@ std::vector<WorkerTraffic> exchange_traffic(ExchangeLayout const& layout,
                                             std::vector<int> const& workers,
                                             GradientReturn gradient_return, int ranks_per_node,
                                             index_t gradient_bytes, index_t weight_bytes,
-                                            bool converted) {
+                                            bool converted, bool node_memory) {
   std::vector<WorkerTraffic> result;
   for (int worker : workers) result.push_back({worker, {}, 0, 0});
   std::vector<Staging> staging(workers.size());
@@ -36,8 +36,10 @@ std::vector<WorkerTraffic> exchange_traffic(ExchangeLayout const& layout,
                   count_messages(bucket, workers[i], ranks_per_node, result[i].traffic);
                   result[i].owned += owned;
                   one_bucket.buckets[0] = bucket;
-                  const ExchangeLegs legs(one_bucket, gradient_bytes, weight_bytes, false,
-                                          converted);
+                  const int node = workers[i] / ranks_per_node;
+                  const ExchangeLegs legs(
+                      one_bucket, gradient_bytes, weight_bytes, false, converted,
+                      [&](int peer) { return node_memory && peer / ranks_per_node == node; });
                   staging[i].slot_bytes = std::max(staging[i].slot_bytes, legs.slot_bytes());
                   staging[i].users += legs.slot_users();
                   staging[i].partials =

@@ -70,6 +70,9 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
           " does not divide the " + std::to_string(world.m_size) + " ranks of this run"));
     world.m_ranks_per_node = world.m_node_size = declared_ranks_per_node;
     world.m_node_rank = world.m_rank % declared_ranks_per_node;
+    world.m_node_ranks.resize(static_cast<std::size_t>(declared_ranks_per_node));
+    std::iota(world.m_node_ranks.begin(), world.m_node_ranks.end(),
+              world.m_rank - world.m_node_rank);
     return world;
   }
   MPI_Comm node = MPI_COMM_NULL;
@@ -79,6 +82,9 @@ World World::from(MPI_Comm parent, int declared_ranks_per_node) {
   int ranks = 1;
   MPI_Comm_rank(node, &world.m_node_rank);
   MPI_Comm_size(node, &ranks);
+  world.m_node_ranks.resize(static_cast<std::size_t>(ranks));
+  check_mpi(MPI_Allgather(&world.m_rank, 1, MPI_INT, world.m_node_ranks.data(), 1, MPI_INT, node),
+            "MPI_Allgather");
   MPI_Comm_free(&node);
   world.m_ranks_per_node = static_cast<int>(world.max(static_cast<std::int64_t>(ranks)));
   const int first = world.m_rank / world.m_ranks_per_node * world.m_ranks_per_node;
@@ -121,6 +127,7 @@ void World::swap(World& other) noexcept {
   std::swap(m_node_rank, other.m_node_rank);
   std::swap(m_ranks_per_node, other.m_ranks_per_node);
   std::swap(m_node_size, other.m_node_size);
+  std::swap(m_node_ranks, other.m_node_ranks);
 }
 
 void World::barrier() const {

@@ -55,6 +55,8 @@ class World {
   int rank_of(int worker) const { return worker; }
   /// Place of this rank among the ranks of its node, from 0.
   int node_rank() const { return m_node_rank; }
+  /// The ranks of this rank's node, ascending.
+  std::vector<int> const& node_ranks() const { return m_node_ranks; }
   /// Ranks on a node; where nodes differ, the largest number.
   int ranks_per_node() const { return m_ranks_per_node; }
   /// The ranks_per_node of make_schedule: where the ranks of every node follow each other, rank r
@@ -149,6 +151,7 @@ class World {
   int m_node_rank = 0;
   int m_ranks_per_node = 1;
   int m_node_size = 1;
+  std::vector<int> m_node_ranks;
 };
 
 }  // namespace sdp

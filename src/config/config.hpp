@@ -166,6 +166,7 @@ struct SystemConfig {
   Reduction reduction = Reduction::exchange;
   WireType gradient_wire = WireType::fp32;
   Toggle gpu_aware_mpi = Toggle::automatic;
+  Toggle node_memory = Toggle::automatic;
   std::int64_t ranks_per_node = 0;  ///< 0: detected
   std::int64_t bucket_mb = 64;
   std::int64_t watchdog_seconds = 600;

@@ -290,6 +290,8 @@ Key const k_schema[] = {
    .doc = "Type of gradients in messages; sums stay fp32."},
   {.name = "system.gpu_aware_mpi", .field = SDP_AT(system.gpu_aware_mpi),
    .doc = "Whether MPI is given device pointers or host copies; \"auto\": what MPI says that it can do."},
+  {.name = "system.node_memory", .field = SDP_AT(system.node_memory),
+   .doc = "Whether ranks of a node add each other's gradients where they lie; \"auto\": where they can."},
   {.name = "system.ranks_per_node", .field = SDP_AT(system.ranks_per_node),
    .doc = "Ranks that share a node; 0: detected.", .limits = {0, 65536}},
   {.name = "system.bucket_mb", .field = SDP_AT(system.bucket_mb),

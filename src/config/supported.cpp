@@ -33,6 +33,11 @@ void require_supported(Config const& config) {
          "\"fp32\"", " with run.precision \"fp64\"");
   refuse(narrow && config.system.reduction == Reduction::allreduce, "system.gradient_wire",
          "\"bf16\"", "\"fp32\"", " with system.reduction \"allreduce\"");
+  const bool shared = config.system.node_memory == Toggle::on;
+  refuse(shared && narrow, "system.node_memory", "\"on\"", "\"auto\"",
+         " with system.gradient_wire \"bf16\"");
+  refuse(shared && config.system.reduction == Reduction::allreduce, "system.node_memory", "\"on\"",
+         "\"auto\"", " with system.reduction \"allreduce\"");
 }
 
 }  // namespace sdp

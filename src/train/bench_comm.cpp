@@ -11,6 +11,7 @@
 #include "base/timer.hpp"
 #include "comm/exchange.hpp"
 #include "comm/holder_set_reduce.hpp"
+#include "comm/node_memory.hpp"
 #include "comm/transport.hpp"
 #include "config/names.hpp"
 #include "kernels/core/compat.hpp"
@@ -60,25 +61,32 @@ index_t bucket_bytes(double bucket_mb) {
 template <class G, class W>
 class Party {
  public:
+  /// `node_memory`: gradients lie where the ranks of a node address them, if they can.
   Party(World const& world, ExchangeLayout const& layout, std::vector<IndexRange> const& buckets,
-        GradientReturn gradient_return, int ranks_per_node, ExchangeOptions const& options)
-      : m_exchange(world,
-                   make_schedule(layout, buckets, world.worker(), gradient_return, ranks_per_node),
-                   options),
-        m_gradients("sdp::train::gradients",
-                    static_cast<std::size_t>(m_exchange.schedule().gradient_size)),
-        m_weights("sdp::train::weights",
-                  static_cast<std::size_t>(m_exchange.schedule().weight_size)),
-        m_wire_bytes(options.bf16_wire ? sizeof(kernels::bf16) : sizeof(G)) {}
+        GradientReturn gradient_return, int ranks_per_node, ExchangeOptions options,
+        bool node_memory)
+      : m_wire_bytes(options.bf16_wire ? sizeof(kernels::bf16) : sizeof(G)) {
+    ExchangeSchedule schedule =
+        make_schedule(layout, buckets, world.worker(), gradient_return, ranks_per_node);
+    const index_t size = schedule.gradient_size;
+    if (node_memory)
+      m_memory = NodeMemory::allocate(world, MemoryCategory::gradients,
+                                      size * static_cast<index_t>(sizeof(G)));
+    if (m_memory) options.node_gradients = m_memory->of_ranks();
+    m_gradients = m_memory ? m_memory->view<G>(size)
+                           : View1<G>("sdp::train::gradients", static_cast<std::size_t>(size));
+    m_weights = View1<W>("sdp::train::weights", static_cast<std::size_t>(schedule.weight_size));
+    m_exchange = std::make_unique<Exchange<G, W>>(world, std::move(schedule), options);
+  }
 
   void average() {
-    m_exchange.begin(m_gradients);
-    m_exchange.finish();
+    m_exchange->begin(m_gradients);
+    m_exchange->finish();
   }
-  void return_weights() { m_exchange.return_weights(m_weights); }
+  void return_weights() { m_exchange->return_weights(m_weights); }
 
   View1<G> const& gradients() const { return m_gradients; }
-  ExchangeTraffic const& traffic() const { return m_exchange.schedule().traffic; }
+  ExchangeTraffic const& traffic() const { return m_exchange->schedule().traffic; }
   StepWork work() const {
     ExchangeTraffic const& t = traffic();
     const auto bytes = [&](index_t gradients, index_t weights) {
@@ -94,9 +102,10 @@ class Party {
   }
 
  private:
-  Exchange<G, W> m_exchange;
+  std::unique_ptr<NodeMemory> m_memory;
   View1<G> m_gradients;
   View1<W> m_weights;
+  std::unique_ptr<Exchange<G, W>> m_exchange;
   double m_wire_bytes;  ///< of a gradient
 };
 
@@ -139,8 +148,8 @@ class Bench {
     r.repeat = m_options.repeat;
     r.machine = m_options.machine;
     const int node = m_world.node_size();
-    r.node = link(m_world.split(m_world.rank() / node));
-    r.network = link(m_world.split(m_world.rank() % node));
+    r.node = link(m_world.split(m_world.rank() / node), wants_node_memory(m_system));
+    r.network = link(m_world.split(m_world.rank() % node), false);
     r.machine.name = fmt::format("{} ranks, {} on a node", r.ranks, r.ranks_per_node);
     r.machine.ranks_per_node = r.ranks_per_node;
     if (r.node) {
@@ -158,7 +167,8 @@ class Bench {
   CommCase measure(std::string name, ExchangeLayout const& layout,
                    std::vector<IndexRange> const& buckets, GradientReturn gradient_return,
                    int ranks_per_node) {
-    Party<G, W> own(m_world, layout, buckets, gradient_return, ranks_per_node, m_exchange_options);
+    Party<G, W> own(m_world, layout, buckets, gradient_return, ranks_per_node, m_exchange_options,
+                    wants_node_memory(m_system));
     CommCase result;
     result.name = std::move(name);
     result.elements =
@@ -175,7 +185,7 @@ class Bench {
     all_reduce.method = ReductionMethod::allreduce;
     all_reduce.bf16_wire = false;
     Party<G, W> bucketed(m_world, dense, make_buckets(whole, bucket_bytes(m_bucket_mb), sizeof(G)),
-                         GradientReturn::holders, 1, all_reduce);
+                         GradientReturn::holders, 1, all_reduce, false);
     std::vector<std::function<void()>> ways{[&] { own.average(); }, [&] { own.return_weights(); },
                                             [&] { bucketed.average(); }};
     std::unique_ptr<HolderSetReduce<G>> blocking, by_set;
@@ -204,8 +214,9 @@ class Bench {
  private:
   /// What messages between the ranks of a group cost when all groups exchange at the same time;
   /// absent where no group has two ranks. Two dense exchanges, of nearly nothing and of many
-  /// elements, solve time = messages * latency + bytes / bandwidth.
-  std::optional<LinkCost> link(World const& group) const {
+  /// elements, solve time = messages * latency + bytes / bandwidth. `node_memory`: the ranks of a
+  /// group may share memory.
+  std::optional<LinkCost> link(World const& group, bool node_memory) const {
     const auto most = static_cast<int>(m_world.max(static_cast<std::int64_t>(group.size())));
     if (most == 1) return std::nullopt;
     const ParameterTable little = shortest_table(group.size());
@@ -217,7 +228,7 @@ class Bench {
     const auto party = [&](ExchangeLayout const& layout, ParameterTable const& table) {
       return std::make_unique<Party<G, W>>(
           group, layout, make_buckets(table, bucket_bytes(m_bucket_mb), sizeof(G)),
-          GradientReturn::holders, 1, options);
+          GradientReturn::holders, 1, options, node_memory);
     };
     const auto empty = party(little_layout, little);
     const auto full = party(much_layout, much);

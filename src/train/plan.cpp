@@ -8,6 +8,7 @@
 #include "subnet/balance.hpp"
 #include "subnet/design.hpp"
 #include "train/arrangement.hpp"
+#include "train/run_setup.hpp"
 
 namespace sdp {
 
@@ -126,17 +127,18 @@ StepWork work_with_messages(Setting const& setting, SubnetworkCost const& cost, 
   return work;
 }
 
-std::vector<WorkerTraffic> traffic_of(Arrangement const& arrangement, StateBytes const& bytes,
+std::vector<WorkerTraffic> traffic_of(Arrangement const& arrangement, Config const& config,
                                       std::vector<int> const& workers) {
+  const StateBytes bytes = state_bytes(config);
   return exchange_traffic(arrangement.layout, arrangement.buckets, workers,
                           arrangement.gradient_return, arrangement.ranks_per_node,
                           static_cast<index_t>(bytes.wire), static_cast<index_t>(bytes.weight),
-                          bytes.wire < bytes.gradient);
+                          bytes.wire < bytes.gradient, wants_node_memory(config.system));
 }
 
 /// Messages and step time, of the counted ranks; memory, of all. A rank that is not counted owns
 /// and stages the mean of those that are.
-void count_exchange(Arrangement const& arrangement, Setting const& setting,
+void count_exchange(Config const& config, Arrangement const& arrangement, Setting const& setting,
                     std::vector<SubnetworkCost> const& costs, Plan& plan) {
   const bool sharded = arrangement.gradient_return == GradientReturn::none;
   const auto counted = counted_ranks(arrangement);
@@ -147,7 +149,7 @@ void count_exchange(Arrangement const& arrangement, Setting const& setting,
   };
   StateBytes const& bytes = setting.bytes;
   std::vector<double> sent, received, messages, owned, staged;
-  for (WorkerTraffic const& worker : traffic_of(arrangement, bytes, counted)) {
+  for (WorkerTraffic const& worker : traffic_of(arrangement, config, counted)) {
     ExchangeTraffic const& traffic = worker.traffic;
     sent.push_back(in_bytes(bytes, traffic.gradients_sent, traffic.weights_sent));
     received.push_back(in_bytes(bytes, traffic.gradients_received, traffic.weights_received));
@@ -248,7 +250,7 @@ WorkerPlan plan_worker(Config const& config, Arrangement const& arrangement, int
   StateBytes const& bytes = setting.bytes;
   const SubnetworkCost cost =
       subnetwork_cost(config, arrangement.weights(worker), arrangement.gradients(worker));
-  const WorkerTraffic traffic = traffic_of(arrangement, bytes, {worker}).front();
+  const WorkerTraffic traffic = traffic_of(arrangement, config, {worker}).front();
   const double updated = arrangement.gradient_return == GradientReturn::none
                              ? static_cast<double>(traffic.owned)
                              : cost.gradients;
@@ -304,7 +306,7 @@ Plan make_plan(Config const& config, int ranks, Machine const& machine, std::int
   plan.flops_imbalance = imbalance(flops);
   plan.parameters_imbalance = imbalance(parameters);
   plan.activations_imbalance = imbalance(activations);
-  count_exchange(arrangement, setting, costs, plan);
+  count_exchange(config, arrangement, setting, costs, plan);
 
   const ParameterTable table(model_tensors(config.model));
   plan.parameters = model_parameters(config.model);

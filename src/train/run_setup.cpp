@@ -55,6 +55,11 @@ QueueFactory exchange_transport(World const& world, SystemConfig const& system) 
   return nccl && world.size() > 1 ? nccl_queue(world) : mpi_transport(system);
 }
 
+bool wants_node_memory(SystemConfig const& system) {
+  return k_host_memory && system.node_memory != Toggle::off &&
+         system.reduction == Reduction::exchange && system.gradient_wire != WireType::bf16;
+}
+
 DeliveryOptions delivery_options(SystemConfig const& system) {
   DeliveryOptions options;
   options.queue = mpi_transport(system);

@@ -60,9 +60,8 @@ WorkerState<V>::WorkerState(World const& world, Config const& config, Arrangemen
   collectively_allocate([&] {
     m_weights =
         flat_buffer<V>(MemoryCategory::weights, "sdp::train::weights", m_subnetwork.weights.size());
-    m_grads = flat_buffer<Wide>(MemoryCategory::gradients, "sdp::train::gradients",
-                                m_subnetwork.gradients.size());
   });
+  allocate_gradients();
   ExchangeSchedule schedule = m_arrangement.schedule(world.worker());
   collectively_allocate([&] {
     m_optimizer.emplace(config.optimizer, update_scope(schedule));
@@ -75,6 +74,26 @@ template <class V>
 template <class F>
 void WorkerState<V>::collectively_allocate(F&& f) const {
   m_world.collectively([&] { allocate_or_refuse(m_subnetwork.weights.size(), sizeof(V), f); });
+}
+
+/// Where the other ranks of the node can address them, if the deck lets them.
+template <class V>
+void WorkerState<V>::allocate_gradients() {
+  const index_t size = m_subnetwork.gradients.size();
+  if (wants_node_memory(m_config.system))
+    m_node_memory = NodeMemory::allocate(m_world, MemoryCategory::gradients,
+                                         size * static_cast<index_t>(sizeof(Wide)));
+  if (m_node_memory) {
+    m_grads = m_node_memory->view<Wide>(size);
+    return;
+  }
+  if (m_config.system.node_memory == Toggle::on && m_world.ranks_per_node() > 1)
+    throw on_all_ranks(ConfigError(
+        "system.node_memory is \"on\", but the ranks of a node cannot share memory: there is too "
+        "little room in /dev/shm, or they run in separate containers; use \"auto\""));
+  collectively_allocate([&] {
+    m_grads = flat_buffer<Wide>(MemoryCategory::gradients, "sdp::train::gradients", size);
+  });
 }
 
 template <class V>
@@ -100,6 +119,7 @@ void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
   if (m_world.is_lone()) schedule = without_peers(std::move(schedule));
   ExchangeOptions options = exchange_options(m_config.system);
   options.queue = m_transport;
+  if (m_node_memory && !m_world.is_lone()) options.node_gradients = m_node_memory->of_ranks();
   m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule), options, m_exec);
   m_owned_gradients.clear();
   m_owned_weights.clear();
@@ -192,8 +212,9 @@ void WorkerState<V>::rearrange(Arrangement next) {
   auto const& buckets = m_arrangement.buckets;
   kernels::fence(m_exec, "sdp::train::rearrange");
   m_model.reset();
-  m_grads = {};
   m_exchange.reset();
+  m_grads = {};
+  m_node_memory.reset();
 
   Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
   if (!complete) {  // where every worker has all weights already, they stay where they are
@@ -223,11 +244,8 @@ void WorkerState<V>::rearrange(Arrangement next) {
   for (std::size_t m = 0; m < before.moments().size(); ++m)
     state.run(plan, before.moments()[m].second, m_optimizer->moments()[m].second);
 
-  collectively_allocate([&] {
-    m_grads = flat_buffer<Wide>(MemoryCategory::gradients, "sdp::train::gradients",
-                                m_subnetwork.gradients.size());
-    build_model();
-  });
+  allocate_gradients();
+  rebuild_model();
   build_exchange(std::move(schedule));
 }
 

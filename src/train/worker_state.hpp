@@ -10,6 +10,7 @@
 #include "base/types.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "comm/exchange.hpp"
+#include "comm/node_memory.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
 #include "models/model.hpp"
@@ -77,6 +78,7 @@ class WorkerState {
   std::vector<FlatPiece> state_pieces() const;
   template <class F>
   void collectively_allocate(F&& f) const;
+  void allocate_gradients();
   void build_model();
   void build_exchange(ExchangeSchedule schedule);
 
@@ -88,6 +90,7 @@ class WorkerState {
   ModelSubnetwork m_subnetwork;
   std::vector<IndexRange> m_owned_gradients;  ///< of the gradient buffer
   std::vector<IndexRange> m_owned_weights;    ///< the same elements in the weight buffer
+  std::unique_ptr<NodeMemory> m_node_memory;  ///< of the gradients, where a node shares them
   View1<V> m_weights;
   View1<Wide> m_grads;
   std::optional<Optimizer<V>> m_optimizer;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "comm/exchange.hpp"
+#include "comm/node_memory.hpp"
 #include "layouts.hpp"
 
 namespace sdp::test {
@@ -44,16 +45,16 @@ class Fixture {
  public:
   Fixture(World const& world, ExchangeLayout const& layout, index_t bucket_bytes,
           GradientReturn gradient_return, ExchangeOptions options = {}, int ranks_per_node = 1,
-          index_t part_elements = k_part_elements)
+          index_t part_elements = k_part_elements, bool node_memory = false)
       : m_world(world),
         m_layout(layout),
         m_returns(gradient_return == GradientReturn::holders),
         m_rounded(options.bf16_wire),
+        gradients(allocate_gradients(node_memory)),
         exchange(world,
                  make_schedule(layout, make_buckets(layout.gradients[0], bucket_bytes, sizeof(G)),
                                world.worker(), gradient_return, ranks_per_node, part_elements),
-                 options),
-        gradients("gradients", static_cast<std::size_t>(exchange.schedule().gradient_size)),
+                 in_node(options)),
         weights("weights", static_cast<std::size_t>(exchange.schedule().weight_size)) {
     const auto table =
         static_cast<std::size_t>(layout.table_of_worker[static_cast<std::size_t>(world.worker())]);
@@ -214,17 +215,32 @@ class Fixture {
   }
 
  private:
+  View1<G> allocate_gradients(bool node_memory) {
+    const auto table = m_layout.table_of_worker[static_cast<std::size_t>(m_world.worker())];
+    const index_t size = m_layout.gradients[static_cast<std::size_t>(table)].size();
+    if (node_memory)
+      m_memory = NodeMemory::allocate(m_world, MemoryCategory::gradients,
+                                      size * static_cast<index_t>(sizeof(G)));
+    return m_memory ? m_memory->template view<G>(size)
+                    : View1<G>("gradients", static_cast<std::size_t>(size));
+  }
+  ExchangeOptions in_node(ExchangeOptions options) const {
+    if (m_memory) options.node_gradients = m_memory->of_ranks();
+    return options;
+  }
+
   World const& m_world;
   ExchangeLayout const& m_layout;
   bool m_returns;
   bool m_rounded;
+  std::unique_ptr<NodeMemory> m_memory;
   std::vector<index_t> m_positions;
   std::vector<index_t> m_weight_positions;
   std::vector<unsigned> m_holders;  ///< bits of workers, by logical position
 
  public:
-  Exchange<G, W> exchange;
   View1<G> gradients;
+  Exchange<G, W> exchange;
   View1<W> weights;
 };
 

@@ -295,6 +295,14 @@ TEST(BadDeck, WhatThisVersionDoesNotDo) {
             "system.gradient_wire is \"bf16\", which is not available with system.reduction "
             "\"allreduce\" in this version; use \"fp32\"");
   EXPECT_EQ(wire("run.precision", "\"bf16\""), "no error");
+  EXPECT_EQ(wire("system.node_memory", "\"on\""),
+            "system.node_memory is \"on\", which is not available with system.gradient_wire "
+            "\"bf16\" in this version; use \"auto\"");
+  EXPECT_EQ(wire("system.node_memory", "\"auto\""), "no error");
+  EXPECT_EQ(refusal(parse(llama_deck(
+                {{"system.node_memory", "\"on\""}, {"system.reduction", "\"allreduce\""}}))),
+            "system.node_memory is \"on\", which is not available with system.reduction "
+            "\"allreduce\" in this version; use \"auto\"");
   const Config nccl = parse(llama_deck({{"system.comm", "\"nccl\""}}));
   EXPECT_THAT(error_of([&] { require_supported(nccl); }),
               has_nccl() ? HasSubstr("no error")

@@ -120,6 +120,7 @@ TEST(Load, DefaultsOfLlama) {
   EXPECT_EQ(c.system.reduction, Reduction::exchange);
   EXPECT_EQ(c.system.gradient_wire, WireType::fp32);
   EXPECT_EQ(c.system.gpu_aware_mpi, Toggle::automatic);
+  EXPECT_EQ(c.system.node_memory, Toggle::automatic);
   EXPECT_EQ(c.system.ranks_per_node, 0);
   EXPECT_EQ(c.system.bucket_mb, 64);
   EXPECT_EQ(c.system.watchdog_seconds, 600);
@@ -193,10 +194,10 @@ TEST(Load, ResolvedDeckReadsBackTheSame) {
        "data.val=[\"a\", \"b*\"]", "data.format=nanogpt-u16", "train.eval_every=5"},
       {"sdp.regime=backward", "sdp.level=neuron", "sdp.design=orbits", "sdp.placement=node_aligned",
        "sdp.block_unit=layer", "sdp.forward_scale=inverse_keep", "schedule.kind=wsd",
-       "system.comm=nccl", "system.gpu_aware_mpi=off", "run.precision=fp64",
-       "checkpoint.async=true", "system.reduction=allreduce", "system.gradient_wire=bf16",
-       "optimizer.kind=sgd", "optimizer.sharding=holders", "train.match=flops",
-       "model.recompute=block"}};
+       "system.comm=nccl", "system.gpu_aware_mpi=off", "system.node_memory=on",
+       "run.precision=fp64", "checkpoint.async=true", "system.reduction=allreduce",
+       "system.gradient_wire=bf16", "optimizer.kind=sgd", "optimizer.sharding=holders",
+       "train.match=flops", "model.recompute=block"}};
   for (int ranks : {1, 2, 8})
     for (auto const& overrides : llama_overrides) {
       const Launch launch{.ranks = ranks, .gpu = ranks == 8};

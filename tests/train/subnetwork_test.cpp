@@ -199,6 +199,20 @@ TEST_F(Subnetworks, NodesChangeNoBitsWhereTheirSizeIsAPowerOfTwo) {
     }
 }
 
+TEST_F(Subnetworks, NodeMemoryChangesNoBits) {
+  if (ranks() < 2) GTEST_SKIP() << "nobody to share memory with";
+  for (char const* nodes : {"system.ranks_per_node=0", "system.ranks_per_node=2"})
+    for (char const* sharding : {"optimizer.sharding=none", "optimizer.sharding=holders"})
+      for (Variant const& variant : k_variants) {
+        SCOPED_TRACE(std::string(nodes) + sharding + variant.regime + variant.level);
+        const std::string name = std::string(nodes) + sharding + variant.regime + variant.level;
+        const auto common = variant.overrides() + half() +
+                            Overrides{nodes, sharding, "system.bucket_mb=1", "optimizer.grad_clip=0.1"};
+        const auto messages = run(name + "0", common + Overrides{"system.node_memory=off"});
+        EXPECT_EQ(run(name + "1", common + Overrides{"system.node_memory=on"}), messages);
+      }
+}
+
 TEST_F(Subnetworks, ProtectedBlocksAreHeldByAll) {
   if (ranks() < 2) GTEST_SKIP() << "needs 2 ranks";
   const auto all = half() + Variant{"forward", "block"}.overrides();
