@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/device.hpp"
 
-#include <Kokkos_Core.hpp>
 #include <cstdlib>
+
+#include "base/gpu_runtime.hpp"
 
 namespace sdp {
 
 int visible_devices() {
   int count = 0;
-#if defined(KOKKOS_ENABLE_CUDA)
-  if (cudaGetDeviceCount(&count) != cudaSuccess) return 0;
-#elif defined(KOKKOS_ENABLE_HIP)
-  if (hipGetDeviceCount(&count) != hipSuccess) return 0;
+#if defined(SDP_GPU)
+  if (SDP_GPU(GetDeviceCount)(&count) != SDP_GPU(Success)) return 0;
 #endif
   return count;
 }
 
 bool lacks_device() {
-#if defined(KOKKOS_ENABLE_CUDA) || defined(KOKKOS_ENABLE_HIP)
+#if defined(SDP_GPU)
   return visible_devices() == 0;
 #else
   return false;
 #endif
+}
+
+std::int64_t device_bytes_in_use() {
+  std::size_t available = 0, all = 0;
+#if defined(SDP_GPU)
+  if (SDP_GPU(MemGetInfo)(&available, &all) != SDP_GPU(Success)) return 0;
+#endif
+  return static_cast<std::int64_t>(all - available);
 }
 
 std::vector<std::string> device_arguments(std::vector<std::string> const& given, int node_rank,

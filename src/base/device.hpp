@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,10 @@ namespace sdp {
 int visible_devices();
 /// Whether the build computes on such devices and there is none.
 bool lacks_device();
+/// Bytes in use on the device of this process now, by whomever: contexts, libraries and other
+/// processes count. 0 where the default execution space runs on the host or the backend does not
+/// tell.
+std::int64_t device_bytes_in_use();
 
 /// Arguments for Kokkos::initialize beside `given` ones: the device of a process that is number
 /// `node_rank` on its node, all of whose devices it sees. None where the build has no such devices

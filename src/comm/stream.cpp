@@ -5,18 +5,10 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/gpu_runtime.hpp"
 #include "kernels/core/compat.hpp"
 
 namespace sdp {
-
-// One set of names for the events and streams of CUDA and HIP.
-#if defined(KOKKOS_ENABLE_CUDA)
-#define SDP_GPU(name) cuda##name
-#define SDP_GPU_STREAM(exec) (exec).cuda_stream()
-#elif defined(KOKKOS_ENABLE_HIP)
-#define SDP_GPU(name) hip##name
-#define SDP_GPU_STREAM(exec) (exec).hip_stream()
-#endif
 
 #if defined(SDP_GPU)
 

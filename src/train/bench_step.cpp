@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "base/device_memory.hpp"
+#include "base/device.hpp"
 #include "base/error.hpp"
 #include "base/median.hpp"
 #include "base/timer.hpp"
@@ -71,19 +71,13 @@ class Bench {
   void measure(StepBenchResult& result) {
     for (int i = 0; i < result.options.warmup; ++i) run(result);
     std::vector<double> whole, forward, backward, optimizer;
-    // On a host every phase ends with its last kernel, so the same steps give both.
-    const bool device = !kernels::k_is_host<ExecSpace>;
-    for (int pass = device ? 0 : 1; pass < 2; ++pass) {
-      m_step.fence_phases(pass == 1);
-      for (int i = 0; i < result.options.steps; ++i) {
-        const Timer timer;
-        const StepTimes times = run(result);
-        if (pass == 0 || !device) whole.push_back(timer.milliseconds());
-        if (pass == 0) continue;
-        forward.push_back(times.forward);
-        backward.push_back(times.backward);
-        optimizer.push_back(times.optimizer);
-      }
+    for (int i = 0; i < result.options.steps; ++i) {
+      const Timer timer;
+      const StepTimes times = run(result);
+      whole.push_back(timer.milliseconds());
+      forward.push_back(times.forward);
+      backward.push_back(times.backward);
+      optimizer.push_back(times.optimizer);
     }
     result.step = spread(whole);
     result.forward = spread(forward);

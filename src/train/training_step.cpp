@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/training_step.hpp"
 
+#include <algorithm>
+
 #include "base/error.hpp"
 #include "base/heartbeat.hpp"
 #include "base/memory_ledger.hpp"
@@ -81,51 +83,53 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   m_loss_sum->reset(exec);
   ExchangeObserver leaving(exec, exchange, *m_loss_sum, grads);
   ArrivalObserver arriving(exchange);
+  m_clock.restart();
   for (index_t m = 0; m < accumulation; ++m) {
     const bool last = m + 1 == accumulation;
     heartbeat::phase("reading data");
     read(exchange, number, m);
     heartbeat::phase("forward and backward");
     const ModelBatch<V> batch = m_batches.upload(exec);
-    Timer phase;
+    m_clock.mark(exec);
     // The weights of the last update may still be arriving.
     const double before = exchange.statistics().blocked_ms;
     model.forward(exec, weights, batch, m > 0, grads, m == 0 ? &arriving : nullptr);
     if (m == 0) exchange.finish_return();
     const double blocked = exchange.statistics().blocked_ms - before;
     times.exchange += blocked;
+    times.forward -= blocked;
     // Receives are open from here on, so nothing that throws on all ranks may come after it.
     if (last) exchange.begin(grads);
-    end_phase(exec);
-    times.forward += phase.milliseconds() - blocked;
-    phase.reset();
+    m_clock.mark(exec);
     model.loss_backward(exec, weights, batch, grad_scale, m > 0, grads, m_losses,
                         m_config.train.label_smoothing);
     m_loss_sum->add(exec, m_losses);
     model.backward(exec, weights, batch, m > 0, grads, last ? &leaving : nullptr);
-    end_phase(exec);
-    times.backward += phase.milliseconds();
+    m_clock.mark(exec);
   }
   heartbeat::phase("exchange");
   exchange.finish();
   times.exchange += exchange.statistics().blocked_ms;
   heartbeat::phase("update");
-  const Timer phase;
+  m_clock.mark(exec);
   const double lr =
       m_config.optimizer.lr * schedule_factor(m_config.schedule, m_config.train.steps, number + 1);
   optimizer.measure(exec, grads);
   exchange.sum(optimizer.norm_digits());  // what the owners found, exactly
   optimizer.update(exec, lr, grads, weights);
+  m_clock.mark(exec);
   kernels::fence(exec, "sdp::train::step_end");
+  for (index_t m = 0; m < accumulation; ++m) {
+    const auto first = static_cast<std::size_t>(3 * m);
+    times.forward += m_clock.between(first, first + 1);
+    times.backward += m_clock.between(first + 1, first + 2);
+  }
+  const auto last = static_cast<std::size_t>(3 * accumulation);
+  times.optimizer = m_clock.between(last, last + 1);
+  times.forward = std::max(times.forward, 0.0);  // a device may not have waited with the host
   exchange.begin_return(weights);
-  times.optimizer = phase.milliseconds();
   times.step = step.milliseconds();
   return times;
-}
-
-template <class V>
-void TrainingStep<V>::end_phase(ExecSpace const& exec) const {
-  if (m_fence_phases) kernels::fence(exec, "sdp::train::phase_end");
 }
 
 /// Reads a micro-batch. Weights of the last update may still be arriving; when a rank cannot read,

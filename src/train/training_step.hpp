@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/phase_clock.hpp"
 #include "base/types.hpp"
 #include "comm/world.hpp"
 #include "config/config.hpp"
@@ -29,9 +30,6 @@ class TrainingStep {
   TrainingStep(World const& world, Config const& config, DataSet& data);
 
   BatchPlan const& plan() const { return m_batches.plan(); }
-  /// Makes every phase end when the device has done it, so that StepTimes divide the step. Without,
-  /// a device may work on while the next phase has begun.
-  void fence_phases(bool fence) { m_fence_phases = fence; }
 
   /// Update number `step` (from 0). Collective. When it returns the update is complete but for the
   /// new weights of other owners, which may still be arriving (Exchange::finish_return).
@@ -42,7 +40,6 @@ class TrainingStep {
   double loss(ExecSpace const& exec) const;
 
  private:
-  void end_phase(ExecSpace const& exec) const;
   void read(typename WorkerState<V>::WorkerExchange& exchange, std::int64_t number,
             index_t micro_batch);
 
@@ -50,7 +47,7 @@ class TrainingStep {
   Config const& m_config;
   TrainBatches<V> m_batches;
   index_t m_targets_per_sample;
-  bool m_fence_phases = false;
+  PhaseClock m_clock;
   View1<kernels::accum_t<V>> m_losses;  // (targets of a micro-batch)
   std::optional<LossSum> m_loss_sum;
 };
