@@ -16,7 +16,7 @@ set(SDP_TEST_ENVIRONMENT
     OMPI_MCA_hwloc_base_binding_policy=none
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
     OMPI_MCA_btl_base_warn_component_unused=0
-    OMPI_MCA_mpi_yield_when_idle=1 ASAN_OPTIONS=detect_leaks=0)
+    OMPI_MCA_mpi_yield_when_idle=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1)
 
 function(sdp_mpi_command out ranks)
   set(${out} ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${MPIEXEC_PREFLAGS} PARENT_SCOPE)
