@@ -173,13 +173,10 @@ void run(World const& world, Options const& options, char const* name,
   const auto size = messages.schedule().gradient_size;
   const auto memory = NodeMemory::allocate(world, MemoryCategory::gradients,
                                            size * static_cast<index_t>(sizeof(float)));
-  View1<float> gradients;
-  if (memory) {
-    gradients = memory->view<float>(size);
-    exchange_options.node_gradients = memory->of_ranks();
-  } else {
-    gradients = View1<float>("gradients", static_cast<std::size_t>(size));
-  }
+  // What goes by messages has a buffer of its own: it may lie in huge pages, shared memory may not.
+  const View1<float> gradients("gradients", static_cast<std::size_t>(size));
+  const View1<float> shared = memory ? memory->view<float>(size) : gradients;
+  if (memory) exchange_options.node_gradients = memory->of_ranks();
   Exchange<float> exchange(world, schedule(GradientReturn::holders), exchange_options);
   Exchange<float> sharded(world, schedule(GradientReturn::none), exchange_options);
 
@@ -199,13 +196,14 @@ void run(World const& world, Options const& options, char const* name,
   HolderSetReduce<float> by_set(world, model.layout);
   const View1<float> weights("weights", static_cast<std::size_t>(size));
   Kokkos::deep_copy(gradients, 1.0f);
+  Kokkos::deep_copy(shared, 1.0f);
   const auto mean_size = world.sum(size) / world.size();
   const View1<float> plain("plain", static_cast<std::size_t>(mean_size));
   Kokkos::deep_copy(plain, 1.0f);
 
   const std::vector<std::function<void()>> ways = {
       [&] {
-        exchange.begin(gradients);
+        exchange.begin(shared);
         exchange.finish();
       },
       [&] {
@@ -213,7 +211,7 @@ void run(World const& world, Options const& options, char const* name,
         messages.finish();
       },
       [&] {
-        sharded.begin(gradients);
+        sharded.begin(shared);
         sharded.finish();
         sharded.return_weights(weights);
       },
