@@ -3,6 +3,7 @@
 #
 #   sdp_dep_kokkos         Kokkos core
 #   sdp_dep_kokkoskernels  Kokkos Kernels (BLAS)
+#   sdp_dep_cudnn          cuDNN and its frontend, where Kokkos has CUDA and both are found
 #   sdp_dep_hdf5           parallel HDF5, C API
 #   sdp_dep_nccl           NCCL, where Kokkos has CUDA and NCCL is found (SDP_HAVE_NCCL)
 #   sdp_dep_sentencepiece  tokenizer run time and trainer
@@ -12,6 +13,7 @@
 find_package(Kokkos CONFIG REQUIRED)
 find_package(KokkosKernels CONFIG REQUIRED)
 include(SdpKokkos)
+include(SdpCudnn)
 
 if(SDP_BUILD_TESTS)
   find_package(GTest CONFIG REQUIRED)

@@ -7,6 +7,12 @@ set(_sdp_lines
     "  compiler          ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
     "  Kokkos            ${Kokkos_VERSION} (${sdp_devices}) in ${Kokkos_DIR}"
     "  Kokkos Kernels    ${KokkosKernels_VERSION} in ${KokkosKernels_DIR}")
+if(SDP_HAVE_CUDNN)
+  set(_sdp_cudnn "${CuDNN_VERSION} (${CuDNN_LIBRARY}), frontend ${CuDNN_FRONTEND_VERSION}")
+else()
+  set(_sdp_cudnn "none")
+endif()
+list(APPEND _sdp_lines "  cuDNN (attention) ${_sdp_cudnn}")
 if(SDP_HAVE_NCCL)
   set(_sdp_nccl "${NCCL_VERSION} (${NCCL_LIBRARY})")
 else()

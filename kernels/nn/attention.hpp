@@ -3,6 +3,7 @@
 
 #include "kernels/nn/attention_backward.hpp"
 #include "kernels/nn/attention_forward.hpp"
+#include "kernels/nn/cudnn_attention.hpp"
 
 // Legend: B batch, T positions, H query heads, K key/value heads (K divides H; key/value head j
 // serves the H/K consecutive query heads from j*H/K), h head dimension.
@@ -44,6 +45,28 @@ AttentionShape attention_shape(char const* name, QKV const& qkv, index_t num_hea
           static_cast<int>(qkv.extent(3))};
 }
 
+/// The same for all tensors of the backward pass.
+template <AnyView QKV, AnyView Out, AnyView Lse, AnyView DOut, AnyView Delta, AnyView DQKV>
+AttentionShape attention_backward_shape(char const* name, QKV const& qkv, Out const& out,
+                                        Lse const& lse, DOut const& d_out, index_t num_heads,
+                                        Delta const& delta, DQKV const& d_qkv) {
+  static_assert(std::is_same_v<value_t<QKV>, value_t<DQKV>> &&
+                    std::is_same_v<value_t<QKV>, value_t<DOut>> &&
+                    std::is_same_v<value_t<Lse>, value_t<Delta>>,
+                "attention_backward: gradients must share the value types of their tensors");
+  static_assert(std::is_same_v<typename DOut::array_layout, Kokkos::LayoutRight> &&
+                    std::is_same_v<typename Delta::array_layout, Kokkos::LayoutRight> &&
+                    std::is_same_v<typename DQKV::array_layout, Kokkos::LayoutRight>,
+                "attention_backward: Views must be LayoutRight");
+  const AttentionShape shape = attention_shape(name, qkv, num_heads, out, lse);
+  require_same_shape(name, "out", out, "d_out", d_out);
+  require_same_shape(name, "lse", lse, "delta", delta);
+  require_same_shape(name, "qkv", qkv, "d_qkv", d_qkv);
+  require(d_out.span_is_contiguous() && delta.span_is_contiguous() && d_qkv.span_is_contiguous(),
+          name, "Views must be contiguous");
+  return shape;
+}
+
 /// attention_forward with block sizes chosen by the caller.
 template <class Tuning, ExecutionSpace Exec, AnyView QKV, AnyView Out, AnyView Lse>
 void attention_forward_tuned(Exec const& exec, QKV const& qkv, index_t num_heads, Out const& out,
@@ -62,20 +85,8 @@ void attention_backward_tuned(Exec const& exec, AttentionPlan plan, QKV const& q
                               Lse const& lse, DOut const& d_out, index_t num_heads,
                               Delta const& delta, DQKV const& d_qkv) {
   constexpr char const* k_name = "sdp::kernels::attention_backward";
-  static_assert(std::is_same_v<value_t<QKV>, value_t<DQKV>> &&
-                    std::is_same_v<value_t<QKV>, value_t<DOut>> &&
-                    std::is_same_v<value_t<Lse>, value_t<Delta>>,
-                "attention_backward: gradients must share the value types of their tensors");
-  static_assert(std::is_same_v<typename DOut::array_layout, Kokkos::LayoutRight> &&
-                    std::is_same_v<typename Delta::array_layout, Kokkos::LayoutRight> &&
-                    std::is_same_v<typename DQKV::array_layout, Kokkos::LayoutRight>,
-                "attention_backward: Views must be LayoutRight");
-  const AttentionShape shape = attention_shape(k_name, qkv, num_heads, out, lse);
-  require_same_shape(k_name, "out", out, "d_out", d_out);
-  require_same_shape(k_name, "lse", lse, "delta", delta);
-  require_same_shape(k_name, "qkv", qkv, "d_qkv", d_qkv);
-  require(d_out.span_is_contiguous() && delta.span_is_contiguous() && d_qkv.span_is_contiguous(),
-          k_name, "Views must be contiguous");
+  const AttentionShape shape =
+      attention_backward_shape(k_name, qkv, out, lse, d_out, num_heads, delta, d_qkv);
   if (shape.empty()) return;
   using T = value_t<QKV>;
   attention_delta<Exec, T>(exec, shape, out.data(), d_out.data(), delta.data());
@@ -106,9 +117,22 @@ void attention_backward_tuned(Exec const& exec, AttentionPlan plan, QKV const& q
 /// type; the order of every sum depends on T and h only. Any h up to 256 fits the scratch of every
 /// back-end. Throws ShapeError when heads do not divide or shapes do not fit. Source: Dao et al.,
 /// FlashAttention, arXiv 2205.14135; Ainslie et al., GQA, arXiv 2305.13245.
+///
+/// In a CUDA build with cuDNN, bf16 goes to its kernel for tensor cores where that takes the shape
+/// (cudnn_attention.hpp): probabilities are then rounded to bf16 before they meet the values, the
+/// first call with a shape makes a plan, and instances that run attention share a workspace.
 template <ExecutionSpace Exec, ViewOfRank<4> QKV, ViewOfRank<4> Out, ViewOfRank<3> Lse>
 void attention_forward(Exec const& exec, QKV const& qkv, index_t num_heads, Out const& out,
                        Lse const& lse) {
+#if defined(SDP_HAVE_CUDNN)
+  if constexpr (Details::k_cudnn_attention<Exec, value_t<QKV>>) {
+    const Details::AttentionShape shape =
+        Details::attention_shape("sdp::kernels::attention_forward", qkv, num_heads, out, lse);
+    if (!shape.empty() &&
+        Details::cudnn_attention_forward(exec, shape, qkv.data(), out.data(), lse.data()))
+      return;
+  }
+#endif
   using Tuning = Details::DefaultAttentionTuning<Exec, value_t<QKV>>;
   Details::attention_forward_tuned<Tuning>(exec, qkv, num_heads, out, lse);
 }
@@ -122,12 +146,22 @@ void attention_forward(Exec const& exec, QKV const& qkv, index_t num_heads, Out 
 /// (B,H,T), accumulation type, is a workspace whose content on entry does not matter. d_qkv may not
 /// alias an input. No atomics: the order of every sum depends on T, h, and whether B*K reaches the
 /// concurrency of the execution space (one fused pass then, else one pass for keys and values and
-/// one for queries). Throws ShapeError when shapes do not fit.
+/// one for queries). Throws ShapeError when shapes do not fit. Goes to cuDNN as attention_forward
+/// does, by the algorithm of cuDNN that gives the same bits every time; delta is not touched then.
 template <ExecutionSpace Exec, ViewOfRank<4> QKV, ViewOfRank<4> Out, ViewOfRank<3> Lse,
           ViewOfRank<4> DOut, ViewOfRank<3> Delta, ViewOfRank<4> DQKV>
 void attention_backward(Exec const& exec, QKV const& qkv, Out const& out, Lse const& lse,
                         DOut const& d_out, index_t num_heads, Delta const& delta,
                         DQKV const& d_qkv) {
+#if defined(SDP_HAVE_CUDNN)
+  if constexpr (Details::k_cudnn_attention<Exec, value_t<QKV>>) {
+    const Details::AttentionShape shape = Details::attention_backward_shape(
+        "sdp::kernels::attention_backward", qkv, out, lse, d_out, num_heads, delta, d_qkv);
+    if (!shape.empty() && Details::cudnn_attention_backward(exec, shape, qkv.data(), out.data(),
+                                                            lse.data(), d_out.data(), d_qkv.data()))
+      return;
+  }
+#endif
   using Tuning = Details::DefaultAttentionTuning<Exec, value_t<QKV>>;
   Details::attention_backward_tuned<Tuning>(exec, Details::AttentionPlan::automatic, qkv, out, lse,
                                             d_out, num_heads, delta, d_qkv);

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <initializer_list>
+#include <iostream>
 #include <limits>
 #include <sstream>
 #include <string>
@@ -128,6 +130,9 @@ struct DeviceBlocks : Details::AttentionTuning<false, accum_t<T>> {
       std::is_same_v<Exec::memory_space, Kokkos::HostSpace> ? 1 : 128;
 };
 
+/// Stands for the kernels that attention_forward and attention_backward choose themselves.
+struct Chosen {};
+
 /// The kernels on one set of inputs, every output pre-filled with NaN.
 template <class T, class Tuning = DefaultTuning<T>>
 Reference run(Shape const& s, std::vector<double> const& qkv_values,
@@ -146,9 +151,14 @@ Reference run(Shape const& s, std::vector<double> const& qkv_values,
   assign(lse, nan_values(static_cast<index_t>(lse.size())));
   assign(delta, nan_values(static_cast<index_t>(lse.size())));
   Exec exec;
-  Details::attention_forward_tuned<Tuning>(exec, qkv, s.heads, out, lse);
-  Details::attention_backward_tuned<Tuning>(exec, plan, qkv, out, lse, d_out, s.heads, delta,
-                                            d_qkv);
+  if constexpr (std::is_same_v<Tuning, Chosen>) {
+    attention_forward(exec, qkv, s.heads, out, lse);
+    attention_backward(exec, qkv, out, lse, d_out, s.heads, delta, d_qkv);
+  } else {
+    Details::attention_forward_tuned<Tuning>(exec, qkv, s.heads, out, lse);
+    Details::attention_backward_tuned<Tuning>(exec, plan, qkv, out, lse, d_out, s.heads, delta,
+                                              d_qkv);
+  }
   exec.fence();
   return {values_of(out), values_of(lse), values_of(d_qkv)};
 }
@@ -204,18 +214,96 @@ TEST(Attention, MatchesReferenceWithTheBlocksOfADevice) {
   check_against_reference<double, DeviceBlocks<double>>(Plan::automatic, 1e-13, 1e-12);
 }
 
-TEST(Attention, MatchesReferenceInBf16Storage) {
-  for (Shape const& s : {Shape{1, 7, 1, 1, 6}, Shape{2, 65, 4, 2, 64}, Shape{1, 130, 2, 1, 80}}) {
-    auto qkv = random_values(s.qkv_size(), 1);
-    auto d_out = random_values(s.out_size(), 2);
-    for (auto* values : {&qkv, &d_out})
-      for (double& value : *values) value = static_cast<float>(bf16(value));
+/// Values that bf16 holds exactly.
+std::vector<double> bf16_values(index_t count, std::uint64_t state) {
+  auto values = random_values(count, state);
+  for (double& value : values) value = static_cast<float>(bf16(value));
+  return values;
+}
+
+template <class Tuning>
+void check_bf16_against_reference(std::initializer_list<Shape> shapes) {
+  for (Shape const& s : shapes) {
+    const auto qkv = bf16_values(s.qkv_size(), 1);
+    const auto d_out = bf16_values(s.out_size(), 2);
     const Reference expected = reference(s, qkv, d_out);
-    const Reference actual = run<bf16>(s, qkv, d_out, Plan::automatic);
+    const Reference actual = run<bf16, Tuning>(s, qkv, d_out, Plan::automatic);
     EXPECT_LE(relative_error(actual.out, expected.out), 1e-2) << s.text();
+    EXPECT_LE(relative_error(actual.lse, expected.lse), 1e-2) << s.text();
     EXPECT_LE(relative_error(actual.d_qkv, expected.d_qkv), 1e-2) << s.text();
   }
 }
+
+TEST(Attention, MatchesReferenceInBf16Storage) {
+  check_bf16_against_reference<DefaultTuning<bf16>>(
+      {{1, 7, 1, 1, 6}, {2, 65, 4, 2, 64}, {1, 130, 2, 1, 80}});
+}
+
+/// Where a library may run bf16, shapes that it takes and shapes that it leaves to our kernels.
+TEST(Attention, WhatIsChosenForBf16MatchesReference) {
+  check_bf16_against_reference<Chosen>({{2, 128, 4, 4, 64},
+                                        {2, 128, 4, 2, 64},
+                                        {1, 200, 3, 3, 128},
+                                        {3, 65, 6, 3, 64},
+                                        {1, 257, 8, 1, 32},
+                                        {1, 1, 2, 1, 64},
+                                        {2, 65, 4, 2, 20},
+                                        {1, 40, 2, 1, 256}});
+}
+
+TEST(Attention, WhatIsChosenForBf16GivesSameBits) {
+  const Shape s{4, 511, 4, 2, 64};
+  const auto qkv = bf16_values(s.qkv_size(), 14);
+  const auto d_out = bf16_values(s.out_size(), 15);
+  const Reference first = run<bf16, Chosen>(s, qkv, d_out, Plan::automatic);
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const Reference again = run<bf16, Chosen>(s, qkv, d_out, Plan::automatic);
+    EXPECT_EQ(first.out, again.out);
+    EXPECT_EQ(first.lse, again.lse);
+    EXPECT_EQ(first.d_qkv, again.d_qkv);
+  }
+}
+
+#if defined(SDP_HAVE_CUDNN)
+
+/// The plans that are held, by number of sequences at a time; 0 where cuDNN refuses.
+std::vector<index_t> held_plans() {
+  std::vector<index_t> sequences;
+  for (auto const& [number, device] : Details::cudnn_state().devices)
+    for (auto const& [key, plan] : device.plans) {
+      if (!plan.graph) std::cerr << "cuDNN refuses: " << plan.refusal << '\n';
+      sequences.push_back(plan.graph ? plan.sequences : 0);
+    }
+  return sequences;
+}
+
+TEST(Attention, ShapesOfModelsRunOnCudnn) {
+  for (Shape const& s :
+       {Shape{2, 512, 12, 12, 64}, Shape{2, 512, 16, 4, 128}, Shape{2, 100, 6, 2, 64}}) {
+    Details::release_cudnn();
+    run<bf16, Chosen>(s, bf16_values(s.qkv_size(), 1), bf16_values(s.out_size(), 2),
+                      Plan::automatic);
+    EXPECT_EQ(held_plans(), (std::vector<index_t>{2, 2})) << s.text();
+  }
+}
+
+TEST(Attention, ABatchInPartsIsTheSameBatch) {
+  const Shape s{4, 130, 4, 2, 64};
+  const auto qkv = bf16_values(s.qkv_size(), 1);
+  const auto d_out = bf16_values(s.out_size(), 2);
+  const Reference expected = reference(s, qkv, d_out);
+  Details::release_cudnn();
+  Details::cudnn_state().workspace_limit = 1;
+  const Reference parts = run<bf16, Chosen>(s, qkv, d_out, Plan::automatic);
+  EXPECT_EQ(held_plans().back(), 1) << "the backward pass needs a workspace";
+  Details::release_cudnn();
+  Details::cudnn_state().workspace_limit = Details::k_cudnn_workspace_limit;
+  EXPECT_LE(relative_error(parts.out, expected.out), 1e-2);
+  EXPECT_LE(relative_error(parts.lse, expected.lse), 1e-2);
+  EXPECT_LE(relative_error(parts.d_qkv, expected.d_qkv), 1e-2);
+}
+
+#endif
 
 /// Sum of out weighted by `weights`.
 double weighted_output(Shape const& s, std::vector<double> const& qkv_values,
