@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/llama_layer.hpp"
 
+#include "base/memory_ledger.hpp"
 #include "kernels/nn/attention.hpp"
 #include "kernels/nn/linear.hpp"
 #include "kernels/nn/rms_norm.hpp"
@@ -92,6 +93,7 @@ void llama_attention_forward(LlamaPass<V> const& pass, LlamaLayerPlan const& pla
   const Window4<V> qkv(kept.qkv.data(), pass.batch, pass.seq_len, slots, h);
   kernels::rotary_forward(pass.exec, positions(pass, pass.scratch.cos),
                           positions(pass, pass.scratch.sin), qkv, plan.heads + plan.kv_heads);
+  const MemoryScope scope(MemoryCategory::workspace);  // of a vendor's kernel, at its first call
   kernels::attention_forward(
       pass.exec, qkv, plan.heads,
       Window4<V>(kept.attention_out.data(), pass.batch, pass.seq_len, plan.heads, h),
@@ -194,6 +196,7 @@ void llama_attention_backward(LlamaPass<V> const& pass, LlamaLayerPlan const& pl
         gradients.beta, alpha);
   pass.poll();
   const Window4<V> d_qkv_heads(scratch.d_qkv.data(), b, t, slots, h);
+  const MemoryScope scope(MemoryCategory::workspace);  // of a vendor's kernel, at its first call
   kernels::attention_backward(
       pass.exec, Window4<V>(kept.qkv.data(), b, t, slots, h),
       Window4<V>(kept.attention_out.data(), b, t, plan.heads, h),
