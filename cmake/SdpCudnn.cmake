@@ -13,7 +13,8 @@ if(SDP_CUDNN AND "CUDA" IN_LIST Kokkos_DEVICES)
       target_include_directories(sdp_dep_cudnn SYSTEM INTERFACE ${CuDNN_FRONTEND_INCLUDE_DIR}
                                                                 ${CuDNN_INCLUDE_DIR})
       target_compile_definitions(sdp_dep_cudnn INTERFACE SDP_HAVE_CUDNN CUDNN_FRONTEND_SKIP_JSON_LIB)
-      target_link_libraries(sdp_dep_cudnn INTERFACE ${CuDNN_LIBRARY} ${CMAKE_DL_LIBS})
+      target_link_libraries(sdp_dep_cudnn INTERFACE ${CuDNN_LIBRARY} ${CuDNN_NVRTC_LIBRARY}
+                                                    ${CMAKE_DL_LIBS})
     endif()
   endif()
 endif()
