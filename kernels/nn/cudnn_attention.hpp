@@ -36,9 +36,9 @@ template <class Exec, class T>
 inline constexpr bool k_cudnn_attention =
     std::is_same_v<Exec, Kokkos::Cuda>&& std::is_same_v<T, bf16>;
 
-/// What the workspace of a plan may take before the batch is given to cuDNN in parts. On Hopper the
-/// backward pass that gives the same bits twice keeps more than 2 H T^2 bytes for each sequence:
-/// this is enough for 64 heads of 2048 positions, which fill the device.
+/// What the workspace of a plan may take before the batch is given to cuDNN in parts. On Ampere and
+/// Hopper the backward pass that gives the same bits twice keeps more than 2 H T^2 bytes for each
+/// sequence (cuDNN 9.19): this is enough for 64 heads of 2048 positions, which fill the device.
 inline constexpr std::int64_t k_cudnn_workspace_limit = std::int64_t{640} << 20;
 
 /// Device pointers by the number of the tensor in the graph.
