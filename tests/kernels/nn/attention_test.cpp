@@ -278,6 +278,7 @@ std::vector<index_t> held_plans() {
 }
 
 TEST(Attention, ShapesOfModelsRunOnCudnn) {
+  if (Exec().cuda_device_prop().major < 8) GTEST_SKIP() << "cuDNN's attention needs Ampere";
   for (Shape const& s :
        {Shape{2, 512, 12, 12, 64}, Shape{2, 512, 16, 4, 128}, Shape{2, 100, 6, 2, 64}}) {
     Details::release_cudnn();
@@ -288,6 +289,7 @@ TEST(Attention, ShapesOfModelsRunOnCudnn) {
 }
 
 TEST(Attention, ABatchInPartsIsTheSameBatch) {
+  if (Exec().cuda_device_prop().major < 8) GTEST_SKIP() << "cuDNN's attention needs Ampere";
   const Shape s{4, 130, 4, 2, 64};
   const auto qkv = bf16_values(s.qkv_size(), 1);
   const auto d_out = bf16_values(s.out_size(), 2);
