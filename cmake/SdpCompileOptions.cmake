@@ -79,6 +79,14 @@ function(sdp_unite target)
   endif()
 endfunction()
 
+# sdp_host_sources(files...): sources that see no Kokkos. nvcc_wrapper hands them to the host compiler:
+# nvcc's own front end cannot read the TOML parser, and takes longer for all others.
+function(sdp_host_sources)
+  if(CMAKE_CXX_COMPILER MATCHES "nvcc_wrapper$")
+    set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS --host-only)
+  endif()
+endfunction()
+
 # sdp_add_layer(NAME [NO_KERNELS] sources... LINKS targets...): the static library of one folder of
 # src/. NO_KERNELS: no loop over elements of a model is compiled here.
 function(sdp_add_layer name)

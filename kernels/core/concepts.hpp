@@ -2,15 +2,12 @@
 #pragma once
 
 #include <Kokkos_Core.hpp>
-#include <cstdint>
 #include <type_traits>
 
 #include "kernels/core/bf16.hpp"
+#include "kernels/core/index.hpp"
 
 namespace sdp::kernels {
-
-/// Index and offset type of all kernels: flat buffers pass 2^31 elements.
-using index_t = std::int64_t;
 
 namespace Details {
 template <class T>

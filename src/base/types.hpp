@@ -2,13 +2,11 @@
 #pragma once
 
 #include <Kokkos_Core.hpp>
-#include <cstdint>
 
+#include "base/index.hpp"
 #include "kernels/core/concepts.hpp"
 
 namespace sdp {
-
-using kernels::index_t;
 
 using ExecSpace = Kokkos::DefaultExecutionSpace;
 using MemSpace = ExecSpace::memory_space;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/design.hpp"
-#include "base/types.hpp"
+#include "base/index.hpp"
 
 namespace sdp {
 

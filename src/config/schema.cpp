@@ -2,6 +2,7 @@
 #include "config/schema.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "config/names.hpp"
 
