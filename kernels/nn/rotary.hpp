@@ -23,16 +23,16 @@ void rotary_tables(Exec const& exec, double theta, Table const& cos, Table const
   require_same_shape("sdp::kernels::rotary_tables", "cos", cos, "sin", sin);
   using A = value_t<Table>;
   const auto positions = static_cast<index_t>(cos.extent(0));
-  const auto half = static_cast<index_t>(cos.extent(1));
-  if (positions == 0 || half == 0) return;
+  const auto pairs = static_cast<index_t>(cos.extent(1));
+  if (positions == 0 || pairs == 0) return;
   Kokkos::parallel_for(
       "sdp::kernels::rotary_tables",
-      Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0, positions * half),
+      Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0, positions * pairs),
       KOKKOS_LAMBDA(index_t i) {
-        const index_t t = i / half;
-        const index_t j = i % half;
+        const index_t t = i / pairs;
+        const index_t j = i % pairs;
         const double frequency =
-            std::pow(theta, -static_cast<double>(j) / static_cast<double>(half));
+            std::pow(theta, -static_cast<double>(j) / static_cast<double>(pairs));
         const double angle = static_cast<double>(t) * frequency;
         cos(t, j) = static_cast<A>(std::cos(angle));
         sin(t, j) = static_cast<A>(std::sin(angle));
@@ -55,15 +55,15 @@ void rotate_heads(Exec const& exec, char const* name, Table const& cos, Table co
                 "rotary: Views must be LayoutRight");
   const auto batch = static_cast<index_t>(x.extent(0));
   const auto positions = static_cast<index_t>(x.extent(1));
-  const auto half = static_cast<index_t>(x.extent(3)) / 2;
+  const auto pairs = static_cast<index_t>(x.extent(3)) / 2;
   require(x.extent(3) % 2 == 0, name, "head dimension of " + shape_string(x) + " must be even");
   require(0 <= num_rotated && num_rotated <= static_cast<index_t>(x.extent(2)), name,
           std::to_string(num_rotated) + " heads to rotate, but the tensor is " + shape_string(x));
   require_same_shape(name, "cos", cos, "sin", sin);
-  require_extent(name, "cos", cos, 1, half);
+  require_extent(name, "cos", cos, 1, pairs);
   require(positions <= static_cast<index_t>(cos.extent(0)), name,
           "cos " + shape_string(cos) + " has fewer rows than " + shape_string(x) + " positions");
-  if (batch * positions * half * num_rotated == 0) return;
+  if (batch * positions * pairs * num_rotated == 0) return;
   using Policy = Kokkos::TeamPolicy<Exec>;
   Kokkos::parallel_for(
       name, Policy(exec, static_cast<int>(batch * positions), Kokkos::AUTO),
@@ -74,8 +74,8 @@ void rotate_heads(Exec const& exec, char const* name, Table const& cos, Table co
         A const* const sine = &sin(t, 0);
         Kokkos::parallel_for(Kokkos::TeamThreadRange(team, num_rotated), [&](index_t n) {
           T* const first = &x(b, t, n, 0);
-          T* const second = first + half;
-          Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, half), [&](index_t j) {
+          T* const second = first + pairs;
+          Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, pairs), [&](index_t j) {
             const A u = static_cast<A>(first[j]);
             const A v = static_cast<A>(second[j]);
             const A c = cosine[j];

@@ -125,7 +125,7 @@ void winograd_transform_images(Exec const& exec, TileGrid const& grid, Runs cons
         const bool inside =
             top >= 0 && left >= 0 && top + k_size <= height && left + k_size <= width;
         const auto transform = [=](index_t source, index_t target, auto count) {
-          Lane half[k_tile][k_size];
+          Lane partial[k_tile][k_size];
           for (int j = 0; j < k_size; ++j) {
             Lane pixel[k_size], column[k_tile];
             A const* const first = from + (top * width + left + j) * stride + source;
@@ -143,14 +143,14 @@ void winograd_transform_images(Exec const& exec, TileGrid const& grid, Runs cons
               Transform::template output_adjoint<A>(pixel, column);
             else
               Transform::template input<A>(pixel, column);
-            for (int i = 0; i < k_tile; ++i) half[i][j] = column[i];
+            for (int i = 0; i < k_tile; ++i) partial[i][j] = column[i];
           }
           for (int i = 0; i < k_tile; ++i) {
             Lane row[k_tile];
             if constexpr (Adjoint)
-              Transform::template output_adjoint<A>(half[i], row);
+              Transform::template output_adjoint<A>(partial[i], row);
             else
-              Transform::template input<A>(half[i], row);
+              Transform::template input<A>(partial[i], row);
             for (int j = 0; j < k_tile; ++j)
               store_lanes<k_width>(row[j], to + (i * k_tile + j) * plane + target, count);
           }
@@ -183,17 +183,17 @@ void winograd_transform_products(Exec const& exec, TileGrid const& grid, Planes<
         A const* from = planes.data + team.league_rank() * planes.cols;
         A* to = out.data() + image * height * width * stride;
         const auto transform = [=](index_t source, index_t target, auto count) {
-          Lane half[M][k_tile];
+          Lane partial[M][k_tile];
           for (int j = 0; j < k_tile; ++j) {
             Lane product[k_tile], column[M];
             for (int i = 0; i < k_tile; ++i)
               product[i] = load_lanes<k_width>(from + (i * k_tile + j) * plane + source, count);
             Transform::template output<A>(product, column);
-            for (int i = 0; i < M; ++i) half[i][j] = column[i];
+            for (int i = 0; i < M; ++i) partial[i][j] = column[i];
           }
           for (int i = 0; i < M; ++i) {
             Lane row[M];
-            Transform::template output<A>(half[i], row);
+            Transform::template output<A>(partial[i], row);
             for (int j = 0; j < M; ++j) {
               const index_t h = top + i, w = left + j;
               if (h >= height || w >= width) continue;
@@ -229,16 +229,16 @@ void winograd_transform_weight(Exec const& exec, ChannelStrides strides, W const
             A const* pair = from + (source + lane) * stride;
             for (int t = 0; t < 9; ++t) taps[Flip ? 8 - t : t][lane] = pair[t];
           }
-          Lane half[k_tile][3];
+          Lane partial[k_tile][3];
           for (int j = 0; j < 3; ++j) {
             Lane tap[3], column[k_tile];
             for (int i = 0; i < 3; ++i) memcpy(&tap[i], taps[3 * i + j], sizeof(Lane));
             Transform::template filter<A>(tap, column);
-            for (int i = 0; i < k_tile; ++i) half[i][j] = column[i];
+            for (int i = 0; i < k_tile; ++i) partial[i][j] = column[i];
           }
           for (int i = 0; i < k_tile; ++i) {
             Lane row[k_tile];
-            Transform::template filter<A>(half[i], row);
+            Transform::template filter<A>(partial[i], row);
             for (int j = 0; j < k_tile; ++j)
               store_lanes<k_width>(row[j], to + (i * k_tile + j) * plane + target, count);
           }
@@ -263,18 +263,18 @@ void winograd_transform_gradient(Exec const& exec, ChannelStrides strides,
         A const* from = planes.data + team.league_rank() * planes.cols;
         A* to = d_weight.data() + team.league_rank() * strides.from;
         const auto transform = [=](index_t source, index_t target, auto count) {
-          Lane half[3][k_tile];
+          Lane partial[3][k_tile];
           for (int j = 0; j < k_tile; ++j) {
             Lane product[k_tile], column[3];
             for (int i = 0; i < k_tile; ++i)
               product[i] = load_lanes<k_width>(from + (i * k_tile + j) * plane + source, count);
             Transform::template filter_adjoint<A>(product, column);
-            for (int i = 0; i < 3; ++i) half[i][j] = column[i];
+            for (int i = 0; i < 3; ++i) partial[i][j] = column[i];
           }
           A taps[9][k_width];
           for (int i = 0; i < 3; ++i) {
             Lane row[3];
-            Transform::template filter_adjoint<A>(half[i], row);
+            Transform::template filter_adjoint<A>(partial[i], row);
             for (int j = 0; j < 3; ++j) memcpy(taps[3 * i + j], &row[j], sizeof(Lane));
           }
           for (int lane = 0; lane < count; ++lane) {

@@ -9,10 +9,10 @@
 namespace sdp {
 
 /// IEEE half to float, exact; subnormals, infinities and NaN included.
-inline float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1fu;
-  const std::uint32_t mantissa = half & 0x3ffu;
+inline float half_to_float(std::uint16_t narrow) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(narrow & 0x8000u) << 16;
+  const std::uint32_t exponent = (narrow >> 10) & 0x1fu;
+  const std::uint32_t mantissa = narrow & 0x3ffu;
   std::uint32_t bits;
   if (exponent == 0x1f) {
     bits = sign | 0x7f800000u | (mantissa << 13);

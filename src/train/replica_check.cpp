@@ -79,19 +79,21 @@ void ReplicaCheck<V>::run(ExecSpace const& exec, View1<V> const& weights) const 
   const auto hashes = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), m_hashes);
   // Equal copies of h workers add up to h times one of them, in halves that cannot overflow.
   const std::size_t slots = m_names.size();
-  const auto half = [&](std::size_t slot, int which) {
+  const auto half_sum = [&](std::size_t slot, int which) {
     return static_cast<std::int64_t>(hashes(slot) >> (32 * which) & 0xffffffffu);
   };
   std::vector<std::int64_t> sums(2 * slots, 0);
   for (std::size_t slot = 0; slot < slots; ++slot)
     if (m_mine[slot])
-      for (int which : {0, 1}) sums[2 * slot + static_cast<std::size_t>(which)] = half(slot, which);
+      for (int which : {0, 1})
+        sums[2 * slot + static_cast<std::size_t>(which)] = half_sum(slot, which);
   m_world.sum_in_place(sums);
   std::vector<std::int64_t> differs(slots, 0);
   for (std::size_t slot = 0; slot < slots; ++slot)
     if (m_mine[slot])
       for (int which : {0, 1})
-        if (sums[2 * slot + static_cast<std::size_t>(which)] != m_workers[slot] * half(slot, which))
+        if (sums[2 * slot + static_cast<std::size_t>(which)] !=
+            m_workers[slot] * half_sum(slot, which))
           differs[slot] = 1;
   if (!m_world.any(std::any_of(differs.begin(), differs.end(), [](auto d) { return d != 0; })))
     return;
