@@ -5,6 +5,7 @@
 
 #include "kernels/core/compat.hpp"
 #include "kernels/core/concepts.hpp"
+#include "kernels/core/team.hpp"
 
 namespace sdp::kernels {
 
@@ -24,6 +25,16 @@ void blas_gemm([[maybe_unused]] Exec const& exec, Transpose transpose_a, Transpo
     KokkosBlas::gemm(exec, mode_a, mode_b, alpha, a, b, beta, c);
   else
     KokkosBlas::gemm(mode_a, mode_b, alpha, a, b, beta, c);
+}
+
+/// Whether Kokkos Kernels multiplies such matrices as gemm promises. As a product with a vector it
+/// reads and writes matrices of one column whose rows must then be one element apart; and on a
+/// device it adds the parts of long sums up by atomics where C has fewer than 100 elements.
+template <class Exec, class B, class C>
+bool blas_gemm_holds(Transpose transpose_a, Transpose transpose_b, B const& b, C const& c) {
+  if (transpose_b == Transpose::yes) return true;
+  if (transpose_a == Transpose::yes) return k_is_host<Exec> || c.extent(0) * c.extent(1) >= 100;
+  return c.extent(1) != 1 || (b.stride(0) == 1 && c.stride(0) == 1);
 }
 
 }  // namespace Details

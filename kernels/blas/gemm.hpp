@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/blas/blas_gemm.hpp"
+#include "kernels/blas/cublas_lt_gemm.hpp"
 #include "kernels/blas/narrow_gemm.hpp"
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
@@ -48,15 +49,20 @@ void gemm(Exec const& exec, Transpose transpose_a, Transpose transpose_b, double
         });
     return;
   }
-  if constexpr (std::is_same_v<value_t<A>, Accum>)
-    Details::blas_gemm(exec, transpose_a, transpose_b, static_cast<T>(alpha), a, b,
-                       static_cast<T>(beta), c);
-  else if constexpr (k_is_host<Exec>)
-    Details::panel_gemm(exec, transpose_a, transpose_b, static_cast<float>(alpha), a, b,
-                        static_cast<float>(beta), c);
-  else
-    Details::plain_gemm(exec, transpose_a, transpose_b, static_cast<float>(alpha), a, b,
-                        static_cast<float>(beta), c);
+  const auto scale = static_cast<Accum>(alpha), keep = static_cast<Accum>(beta);
+  if constexpr (Details::k_has_cublas_lt<Exec>) {
+    if (!Details::cublas_lt_gemm(exec, transpose_a, transpose_b, scale, a, b, keep, c))
+      Details::plain_gemm(exec, transpose_a, transpose_b, scale, a, b, keep, c);
+  } else if constexpr (std::is_same_v<value_t<A>, Accum>) {
+    if (Details::blas_gemm_holds<Exec>(transpose_a, transpose_b, b, c))
+      Details::blas_gemm(exec, transpose_a, transpose_b, scale, a, b, keep, c);
+    else
+      Details::plain_gemm(exec, transpose_a, transpose_b, scale, a, b, keep, c);
+  } else if constexpr (k_is_host<Exec>) {
+    Details::panel_gemm(exec, transpose_a, transpose_b, scale, a, b, keep, c);
+  } else {
+    Details::plain_gemm(exec, transpose_a, transpose_b, scale, a, b, keep, c);
+  }
 }
 
 }  // namespace sdp::kernels

@@ -4,9 +4,9 @@
 #include "kernels/blas/blas_gemm.hpp"
 #include "kernels/core/team.hpp"
 
-// Products of bf16 matrices with sums in float: C = alpha * op(A) * op(B) + beta * C, C bf16 or
-// float, all LayoutRight, extents that fit and K > 0. C is rounded once and, with beta = 0, never
-// read.
+// Products beside the BLAS, of bf16 matrices with sums in float above all: C = alpha * op(A) *
+// op(B) + beta * C, all LayoutRight, extents that fit and K > 0. C is rounded once and, with
+// beta = 0, never read.
 
 namespace sdp::kernels::Details {
 
@@ -65,12 +65,14 @@ void panel_gemm(Exec const& exec, Transpose transpose_a, Transpose transpose_b, 
     }
 }
 
-/// For any backend, one work item an element of C and its terms in order: what is there where no
-/// library multiplies bf16.
+/// For any backend and any type, one work item an element of C and its terms in order: what is
+/// there where no library multiplies.
 template <ExecutionSpace Exec, class A, class B, class C>
-void plain_gemm(Exec const& exec, Transpose transpose_a, Transpose transpose_b, float alpha,
-                A const& a, B const& b, float beta, C const& c) {
+void plain_gemm(Exec const& exec, Transpose transpose_a, Transpose transpose_b,
+                accum_t<value_t<C>> alpha, A const& a, B const& b, accum_t<value_t<C>> beta,
+                C const& c) {
   using T = value_t<C>;
+  using Accum = accum_t<T>;
   const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
   const auto cols = static_cast<index_t>(c.extent(1));
   const auto k = static_cast<index_t>(a.extent(ta ? 0 : 1));
@@ -78,13 +80,13 @@ void plain_gemm(Exec const& exec, Transpose transpose_a, Transpose transpose_b, 
       "sdp::kernels::gemm_plain", element_policy(exec, static_cast<index_t>(c.extent(0)) * cols),
       KOKKOS_LAMBDA(index_t element) {
         const index_t i = element / cols, j = element % cols;
-        float sum = 0.0f;
+        Accum sum = 0;
         for (index_t l = 0; l < k; ++l)
-          sum += static_cast<float>(ta ? a(l, i) : a(i, l)) *
-                 static_cast<float>(tb ? b(j, l) : b(l, j));
-        const float product = alpha * sum;
-        c(i, j) =
-            static_cast<T>(beta == 0.0f ? product : product + beta * static_cast<float>(c(i, j)));
+          sum += static_cast<Accum>(ta ? a(l, i) : a(i, l)) *
+                 static_cast<Accum>(tb ? b(j, l) : b(l, j));
+        const Accum product = alpha * sum;
+        c(i, j) = static_cast<T>(beta == Accum(0) ? product
+                                                  : product + beta * static_cast<Accum>(c(i, j)));
       });
 }
 
