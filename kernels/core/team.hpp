@@ -37,6 +37,12 @@ auto element_policy(Exec const& exec, index_t count) {
   return Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0, count);
 }
 
+/// A count that the compiler knows. That of the standard library becomes an int on the host alone.
+template <int N>
+struct FixedCount {
+  KOKKOS_INLINE_FUNCTION constexpr operator int() const { return N; }
+};
+
 /// f(j) for j in [0, n), shared among the threads of the team. No barrier at the end.
 template <class Member, class F>
 KOKKOS_INLINE_FUNCTION void row_for(Member const& team, index_t n, F const& f) {

@@ -37,7 +37,7 @@ KOKKOS_INLINE_FUNCTION void for_channel_tiles(Team const& team, index_t channels
   row_for(team, (channels + Tile - 1) / Tile, [=](index_t t) {
     const index_t begin = t * Tile;
     if (begin + Tile <= channels)
-      f(begin, std::integral_constant<int, Tile>());
+      f(begin, FixedCount<Tile>());
     else
       f(begin, static_cast<int>(channels - begin));
   });

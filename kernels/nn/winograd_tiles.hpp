@@ -37,7 +37,7 @@ using Lanes = typename LaneType<A, N>::type;
 template <int N, class A, class Count>
 KOKKOS_FORCEINLINE_FUNCTION Lanes<A, N> load_lanes(A const* from, Count count) {
   Lanes<A, N> lanes = {};
-  if constexpr (std::is_same_v<Count, std::integral_constant<int, N>>)
+  if constexpr (std::is_same_v<Count, FixedCount<N>>)
     memcpy(&lanes, from, sizeof(lanes));
   else
     memcpy(&lanes, from, static_cast<std::size_t>(count) * sizeof(A));
@@ -45,7 +45,7 @@ KOKKOS_FORCEINLINE_FUNCTION Lanes<A, N> load_lanes(A const* from, Count count) {
 }
 template <int N, class A, class Count>
 KOKKOS_FORCEINLINE_FUNCTION void store_lanes(Lanes<A, N> const& lanes, A* to, Count count) {
-  if constexpr (std::is_same_v<Count, std::integral_constant<int, N>>)
+  if constexpr (std::is_same_v<Count, FixedCount<N>>)
     memcpy(to, &lanes, sizeof(lanes));
   else
     memcpy(to, &lanes, static_cast<std::size_t>(count) * sizeof(A));
@@ -60,7 +60,7 @@ KOKKOS_INLINE_FUNCTION void for_lane_groups(Team const& team, Runs const& runs, 
     row_for(team, (count + N - 1) / N, [=](index_t group) {
       const index_t done = group * N;
       if (done + N <= count)
-        f(source + done, target + done, std::integral_constant<int, N>());
+        f(source + done, target + done, FixedCount<N>());
       else
         f(source + done, target + done, static_cast<int>(count - done));
     });
