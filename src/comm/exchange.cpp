@@ -19,6 +19,13 @@
 
 namespace sdp {
 
+namespace {
+template <class T>
+Window1<T> elements_at(char* slot, std::size_t bytes) {
+  return Window1<T>(reinterpret_cast<T*>(slot), bytes / sizeof(T));
+}
+}  // namespace
+
 template <class G, class W>
 Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, ExchangeOptions options,
                          ExecSpace exec)
@@ -529,19 +536,18 @@ void Exchange<G, W>::copy(Bucket& bucket, LegKind kind) {
   const auto spans = copy_window(m_spans, leg.first_span, leg.spans);
   char* const slot = m_staging.data() + bucket.slot * m_legs.slot_bytes();
   const auto bytes = static_cast<std::size_t>(m_legs.slot_bytes());
-  auto move = [&]<class T>(auto const& flat, T*) {
-    const Window1<T> packed(reinterpret_cast<T*>(slot), bytes / sizeof(T));
+  auto move = [&](auto const& flat, auto const& packed) {
     if (is_send(kind))
       kernels::pack_spans(m_exec, spans, flat, packed);
     else
       kernels::unpack_spans(m_exec, spans, packed, flat);
   };
   if (carries_weights(kind))
-    move(m_weights, static_cast<W*>(nullptr));
+    move(m_weights, elements_at<W>(slot, bytes));
   else if (m_options.bf16_wire)
-    move(m_gradients, static_cast<kernels::bf16*>(nullptr));
+    move(m_gradients, elements_at<kernels::bf16>(slot, bytes));
   else
-    move(m_gradients, static_cast<G*>(nullptr));
+    move(m_gradients, elements_at<G>(slot, bytes));
   if (is_send(kind)) fence();
 }
 
