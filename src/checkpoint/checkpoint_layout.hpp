@@ -62,9 +62,12 @@ inline std::string part_name(int part, int parts) {
   return "part-" + number + "-of-" + count + ".h5";
 }
 
+// The types of the members have names of their own: nvcc puts parentheses around the members
+// otherwise, which the host compiler then warns of.
 struct IntegerField {
+  using Member = index_t LlamaConfig::*;
   char const* name;
-  index_t LlamaConfig::*member;
+  Member member;
 };
 inline constexpr IntegerField k_llama_sizes[] = {
     {"vocab_size", &LlamaConfig::vocab_size},
@@ -78,8 +81,9 @@ inline constexpr IntegerField k_llama_sizes[] = {
 };
 
 struct RealField {
+  using Member = double LlamaConfig::*;
   char const* name;
-  double LlamaConfig::*member;
+  Member member;
 };
 inline constexpr RealField k_llama_reals[] = {
     {"rope_theta", &LlamaConfig::rope_theta},
@@ -88,8 +92,9 @@ inline constexpr RealField k_llama_reals[] = {
 };
 
 struct ResnetField {
+  using Member = index_t ResnetConfig::*;
   char const* name;
-  index_t ResnetConfig::*member;
+  Member member;
 };
 inline constexpr ResnetField k_resnet_sizes[] = {
     {"num_classes", &ResnetConfig::num_classes},
