@@ -38,10 +38,14 @@ bool is_a(hid_t file, std::string const& name, H5O_type_t type, std::string cons
     if (exists == 0) return false;
     at = slash + 1;
   }
+#if H5_VERSION_GE(1, 12, 0)
+  H5O_info2_t info;
+  h5::check(H5Oget_info_by_name3(file, name.c_str(), &info, H5O_INFO_BASIC, H5P_DEFAULT), what);
+#elif H5_VERSION_GE(1, 10, 3)
   H5O_info_t info;
-#if H5_VERSION_GE(1, 10, 3)
   h5::check(H5Oget_info_by_name2(file, name.c_str(), &info, H5O_INFO_BASIC, H5P_DEFAULT), what);
 #else
+  H5O_info_t info;
   h5::check(H5Oget_info_by_name(file, name.c_str(), &info, H5P_DEFAULT), what);
 #endif
   return info.type == type;
