@@ -142,7 +142,11 @@ void create_dataset(hid_t file, std::string const& name, Random& random) {
 
 void edit(hid_t file, Random& random) {
   std::vector<std::string> names;
+#if H5_VERSION_GE(1, 12, 0)
+  H5Ovisit3(file, H5_INDEX_NAME, H5_ITER_NATIVE, note_name, &names, H5O_INFO_BASIC);
+#else
   H5Ovisit(file, H5_INDEX_NAME, H5_ITER_NATIVE, note_name, &names);
+#endif
   if (names.empty()) return;
   const std::string name = names[random.below(names.size())];
   const std::string other =
