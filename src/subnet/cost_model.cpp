@@ -10,6 +10,7 @@ Machine cpu_cores() {
   Machine machine;
   machine.name = "2 CPU cores";
   machine.ranks_per_node = 2;
+  machine.node_memory = true;
   machine.flops_fp32 = 8.0e10;
   machine.flops_bf16 = 8.0e10;
   machine.flops_fp64 = 4.0e10;

@@ -17,7 +17,8 @@ struct Machine {
   double node_latency = 2.0e-6;       ///< what a message costs beside its bytes
   double network_bandwidth = 4.5e10;  ///< that a rank sends to other nodes
   double network_latency = 4.0e-6;
-  double overlap = 0.9;  ///< part of the computing time during which messages move
+  double overlap = 0.9;      ///< part of the computing time during which messages move
+  bool node_memory = false;  ///< ranks of a node address each other's memory: CPUs
 
   bool operator==(Machine const&) const = default;
 };

@@ -148,10 +148,12 @@ class Bench {
     r.repeat = m_options.repeat;
     r.machine = m_options.machine;
     const int node = m_world.node_size();
-    r.node = link(m_world.split(m_world.rank() / node), wants_node_memory(m_system));
+    r.node =
+        link(m_world.split(m_world.rank() / node), k_host_memory && wants_node_memory(m_system));
     r.network = link(m_world.split(m_world.rank() % node), false);
     r.machine.name = fmt::format("{} ranks, {} on a node", r.ranks, r.ranks_per_node);
     r.machine.ranks_per_node = r.ranks_per_node;
+    r.machine.node_memory = k_host_memory;
     if (r.node) {
       r.machine.node_bandwidth = r.node->bandwidth;
       r.machine.node_latency = r.node->latency;
@@ -168,7 +170,7 @@ class Bench {
                    std::vector<IndexRange> const& buckets, GradientReturn gradient_return,
                    int ranks_per_node) {
     Party<G, W> own(m_world, layout, buckets, gradient_return, ranks_per_node, m_exchange_options,
-                    wants_node_memory(m_system));
+                    k_host_memory && wants_node_memory(m_system));
     CommCase result;
     result.name = std::move(name);
     result.elements =

@@ -42,11 +42,11 @@ constexpr std::int64_t k_most_ranks_per_node = 1024;
 }
 
 void check_keys(toml::table const& table, std::string const& source) {
-  std::string known = "name, ranks_per_node";
+  std::string known = "name, ranks_per_node, node_memory";
   for (MachineKey const& key : k_keys) known += std::string(", ") + key.name;
   for (auto const& [key, value] : table) {
     const std::string_view name = key.str();
-    bool found = name == "name" || name == "ranks_per_node";
+    bool found = name == "name" || name == "ranks_per_node" || name == "node_memory";
     for (MachineKey const& each : k_keys) found |= name == each.name;
     if (!found)
       fail(source, fmt::format("\"{}\" is no key of a machine; allowed are {}", name, known));
@@ -72,6 +72,11 @@ Machine parse_machine(std::string_view text, std::string const& source) {
     fail(source,
          fmt::format("ranks_per_node must be a whole number from 1 to {}", k_most_ranks_per_node));
   machine.ranks_per_node = static_cast<int>(*ranks);
+  if (toml::node const* node = table.get("node_memory")) {
+    const auto shared = node->value_exact<bool>();
+    if (!shared) fail(source, "node_memory must be true or false");
+    machine.node_memory = *shared;
+  }
   for (MachineKey const& key : k_keys) {
     toml::node const* node = table.get(key.name);
     if (node == nullptr)
@@ -86,8 +91,9 @@ Machine parse_machine(std::string_view text, std::string const& source) {
 }
 
 std::string machine_text(Machine const& machine) {
-  std::string text = fmt::format("name = {}\nranks_per_node = {}\n", toml_string(machine.name),
-                                 machine.ranks_per_node);
+  std::string text =
+      fmt::format("name = {}\nranks_per_node = {}\nnode_memory = {}\n", toml_string(machine.name),
+                  machine.ranks_per_node, machine.node_memory);
   for (MachineKey const& key : k_keys)
     text += fmt::format("{} = {:.4g}\n", key.name, machine.*key.member);
   return text;

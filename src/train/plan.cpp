@@ -128,12 +128,13 @@ StepWork work_with_messages(Setting const& setting, SubnetworkCost const& cost, 
 }
 
 std::vector<WorkerTraffic> traffic_of(Arrangement const& arrangement, Config const& config,
-                                      std::vector<int> const& workers) {
+                                      Machine const& machine, std::vector<int> const& workers) {
   const StateBytes bytes = state_bytes(config);
   return exchange_traffic(arrangement.layout, arrangement.buckets, workers,
                           arrangement.gradient_return, arrangement.ranks_per_node,
                           static_cast<index_t>(bytes.wire), static_cast<index_t>(bytes.weight),
-                          bytes.wire < bytes.gradient, wants_node_memory(config.system));
+                          bytes.wire < bytes.gradient,
+                          machine.node_memory && wants_node_memory(config.system));
 }
 
 /// Messages and step time, of the counted ranks; memory, of all. A rank that is not counted owns
@@ -149,7 +150,7 @@ void count_exchange(Config const& config, Arrangement const& arrangement, Settin
   };
   StateBytes const& bytes = setting.bytes;
   std::vector<double> sent, received, messages, owned, staged;
-  for (WorkerTraffic const& worker : traffic_of(arrangement, config, counted)) {
+  for (WorkerTraffic const& worker : traffic_of(arrangement, config, setting.machine, counted)) {
     ExchangeTraffic const& traffic = worker.traffic;
     sent.push_back(in_bytes(bytes, traffic.gradients_sent, traffic.weights_sent));
     received.push_back(in_bytes(bytes, traffic.gradients_received, traffic.weights_received));
@@ -250,7 +251,7 @@ WorkerPlan plan_worker(Config const& config, Arrangement const& arrangement, int
   StateBytes const& bytes = setting.bytes;
   const SubnetworkCost cost =
       subnetwork_cost(config, arrangement.weights(worker), arrangement.gradients(worker));
-  const WorkerTraffic traffic = traffic_of(arrangement, config, {worker}).front();
+  const WorkerTraffic traffic = traffic_of(arrangement, config, machine, {worker}).front();
   const double updated = arrangement.gradient_return == GradientReturn::none
                              ? static_cast<double>(traffic.owned)
                              : cost.gradients;

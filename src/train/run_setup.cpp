@@ -56,8 +56,8 @@ QueueFactory exchange_transport(World const& world, SystemConfig const& system) 
 }
 
 bool wants_node_memory(SystemConfig const& system) {
-  return k_host_memory && system.node_memory != Toggle::off &&
-         system.reduction == Reduction::exchange && system.gradient_wire != WireType::bf16;
+  return system.node_memory != Toggle::off && system.reduction == Reduction::exchange &&
+         system.gradient_wire != WireType::bf16;
 }
 
 DeliveryOptions delivery_options(SystemConfig const& system) {

@@ -35,7 +35,8 @@ BatchPlan batch_plan(Config const& config, int ranks, int rank);
 /// and every rank of a node has a device of its own; else over MPI. Collective.
 QueueFactory exchange_transport(World const& world, SystemConfig const& system);
 
-/// Whether ranks of a node address each other's gradients in an update, where they can.
+/// Whether ranks of a node address each other's gradients in an update, where they can: never in a
+/// build for devices.
 bool wants_node_memory(SystemConfig const& system);
 
 /// How state moves between ranks outside of an update: over MPI.

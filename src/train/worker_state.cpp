@@ -80,7 +80,7 @@ void WorkerState<V>::collectively_allocate(F&& f) const {
 template <class V>
 void WorkerState<V>::allocate_gradients() {
   const index_t size = m_subnetwork.gradients.size();
-  if (wants_node_memory(m_config.system))
+  if (k_host_memory && wants_node_memory(m_config.system))
     m_node_memory = NodeMemory::allocate(m_world, MemoryCategory::gradients,
                                          size * static_cast<index_t>(sizeof(Wide)));
   if (m_node_memory) {

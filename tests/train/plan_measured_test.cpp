@@ -2,6 +2,7 @@
 // What a plan says, against what a run of the same deck measures.
 #include <nlohmann/json.hpp>
 
+#include "comm/stream.hpp"
 #include "tests/train/run_fixture.hpp"
 #include "train/plan.hpp"
 
@@ -20,7 +21,9 @@ class PlanMeasured : public test::RunFixture {
     const Config config = deck(m_world, name, overrides);
     train(m_world, config);
     m_world.barrier();
-    const Plan plan = make_plan(config, m_world.size(), Machine{});
+    Machine machine;
+    machine.node_memory = k_host_memory;
+    const Plan plan = make_plan(config, m_world.size(), machine);
     std::ifstream file(out(name) / "summary.json");
     const auto summary = nlohmann::json::parse(file);
     const auto compare = [&](char const* category, MinMeanMax const& planned, double tolerance) {

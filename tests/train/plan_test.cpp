@@ -287,6 +287,8 @@ TEST(MachineFile, BadOnes) {
   EXPECT_THAT(with("overlap = 0.9", "overlap = 0.9\nover = 1"),
               HasSubstr("\"over\" is no key of a machine"));
   EXPECT_THAT(with("ranks_per_node = 8", "ranks_per_node = 0"), HasSubstr("from 1 to 1024"));
+  EXPECT_THAT(with("ranks_per_node = 8", "ranks_per_node = 8\nnode_memory = 1"),
+              HasSubstr("node_memory must be true or false"));
   EXPECT_THROW(read_machine("/nowhere.toml"), ConfigError);
 }
 
