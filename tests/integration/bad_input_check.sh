@@ -33,6 +33,9 @@ selected() { [[ $1 == *"${BAD_INPUT_ONLY:-}"* ]]; }
 start() {
   timeout -k 5 "${limit:-20}" "${launch[@]}" "$sdp" "$@" >"$scratch/out" 2>"$scratch/err" </dev/null
   code=$?
+  if grep -q '^prterun detected' "$scratch/err"; then
+    sed -i '/^-\{20,\}$/,/^-\{20,\}$/d' "$scratch/err"
+  fi
 }
 
 # accept NAME ARGUMENTS...: the same input without the fault, so that a refusal is for the fault.

@@ -22,8 +22,9 @@ shift 3
 launch=()
 if ((ranks > 1)); then
   launch=("$@")
-  # Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
-  "$1" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launch+=(--quiet)
+  # Without --quiet Open MPI 4 adds a banner of its own to any non-zero exit code; `start` takes away
+  # that of Open MPI 5, which has no such option.
+  "$1" --version 2>&1 | grep -qE '(Open MPI|OpenRTE)\)? [1-4]\.' && launch+=(--quiet)
 fi
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

@@ -15,8 +15,9 @@ if (($# < 3)); then
 fi
 sdp=$(realpath -- "$2") || exit 2
 launcher=("${@:3}")
-# Without --quiet Open MPI adds a banner of its own to any non-zero exit code.
-"$3" --version 2>&1 | grep -qE 'Open MPI|OpenRTE' && launcher+=(--quiet)
+# Without --quiet Open MPI 4 adds a banner of its own to any non-zero exit code; `start` takes away
+# that of Open MPI 5, which has no such option.
+"$3" --version 2>&1 | grep -qE '(Open MPI|OpenRTE)\)? [1-4]\.' && launcher+=(--quiet)
 
 inputs=$(realpath -- "$(dirname -- "${BASH_SOURCE[0]}")/../../inputs")
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/sdp_$1.XXXXXX") || exit 2
