@@ -7,15 +7,16 @@
 # it once per rank count as NAME.<ranks>. Labels default to "unit" ("mpi" with RANKS).
 
 # Everything a test must not inherit from the machine: oversubscription, root, and thread counts.
-# Idle threads sleep, because the ranks of a test share cores. Open MPI 4 reads the OMPI_MCA
-# settings, Open MPI 5 the PRTE_MCA ones.
+# Idle threads sleep, because the ranks of a test share cores, and messages stay in memory: Open MPI
+# complains about networks that lead nowhere. Open MPI 4 reads the OMPI_MCA settings for placement,
+# Open MPI 5 the PRTE_MCA ones.
 set(SDP_TEST_ENVIRONMENT
     OMP_NUM_THREADS=${SDP_TEST_THREADS} OPENBLAS_NUM_THREADS=${SDP_TEST_THREADS}
     OMP_PROC_BIND=false OMP_WAIT_POLICY=passive KOKKOS_DISABLE_WARNINGS=1 OMPI_ALLOW_RUN_AS_ROOT=1
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_hwloc_base_binding_policy=none
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
-    OMPI_MCA_btl_base_warn_component_unused=0
+    OMPI_MCA_btl=^tcp OMPI_MCA_btl_base_warn_component_unused=0
     OMPI_MCA_mpi_yield_when_idle=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1)
 
 function(sdp_mpi_command out ranks)

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <memory>
 #include <optional>
 
 #include "base/error.hpp"
@@ -507,7 +508,7 @@ TrainEnd train_in(World const& world, Config const& deck) {
     setup.arrangement = arranged_at(world, config, start.resume->info().header.state.step);
   const auto run = [&]<class V>(V) {
     // A rank that has read its part of a checkpoint waits for the others, however long they take.
-    std::optional<Watchdog::Pause> pause(watchdog);
+    auto pause = std::make_unique<Watchdog::Pause>(watchdog);
     Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), std::move(data),
                        std::move(start));
     pause.reset();
