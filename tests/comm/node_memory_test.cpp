@@ -17,6 +17,11 @@ namespace {
 using kernels::bf16;
 using test::Fixture;
 
+/// Whether the machine has a place for shared memory at all.
+bool has_place() {
+  return access("/dev/shm", W_OK) == 0;
+}
+
 /// Shared memory objects of this process that have a name.
 int named_objects() {
   const std::string own = "sdp-" + std::to_string(getpid()) + "-";
@@ -27,6 +32,7 @@ int named_objects() {
 }
 
 TEST(NodeMemory, RanksOfANodeSeeEachOthersMemory) {
+  if (!has_place()) GTEST_SKIP() << "no /dev/shm";
   const World world = World::from(MPI_COMM_WORLD);
   const auto before = memory_ledger::usage(MemoryCategory::gradients).current;
   {
@@ -52,6 +58,7 @@ TEST(NodeMemory, RanksOfANodeSeeEachOthersMemory) {
 }
 
 TEST(NodeMemory, OnlyInsideDeclaredNodes) {
+  if (!has_place()) GTEST_SKIP() << "no /dev/shm";
   const World world = World::from(MPI_COMM_WORLD, 1);
   EXPECT_EQ(NodeMemory::allocate(world, MemoryCategory::gradients, 64), nullptr);
   if (world.size() % 2 != 0) return;
@@ -64,6 +71,7 @@ TEST(NodeMemory, OnlyInsideDeclaredNodes) {
 }
 
 TEST(NodeMemory, NullOnEveryRankWhereThereIsNoRoomOnOne) {
+  if (!has_place()) GTEST_SKIP() << "no /dev/shm";
   const World world = World::from(MPI_COMM_WORLD);
   const index_t bytes = world.rank() == world.size() - 1 ? index_t{1} << 60 : 64;
   EXPECT_EQ(NodeMemory::allocate(world, MemoryCategory::gradients, bytes), nullptr);
@@ -72,7 +80,12 @@ TEST(NodeMemory, NullOnEveryRankWhereThereIsNoRoomOnOne) {
 }
 
 /// What an exchange makes of gradients that a node addresses is what messages make of them.
-class NodeGradients : public testing::TestWithParam<int> {};
+class NodeGradients : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    if (!has_place()) GTEST_SKIP() << "no /dev/shm";
+  }
+};
 
 TEST_P(NodeGradients, AverageAsMessagesDo) {
   if (World::from(MPI_COMM_WORLD).size() % GetParam() != 0) GTEST_SKIP() << "no such nodes";

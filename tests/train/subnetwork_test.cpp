@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training with subnetworks against what must hold of every variant: a dense run, other ways to
 // divide the same work, and finite differences.
+#include <unistd.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -201,13 +203,15 @@ TEST_F(Subnetworks, NodesChangeNoBitsWhereTheirSizeIsAPowerOfTwo) {
 
 TEST_F(Subnetworks, NodeMemoryChangesNoBits) {
   if (ranks() < 2) GTEST_SKIP() << "nobody to share memory with";
+  if (access("/dev/shm", W_OK) != 0) GTEST_SKIP() << "no /dev/shm";
   for (char const* nodes : {"system.ranks_per_node=0", "system.ranks_per_node=2"})
     for (char const* sharding : {"optimizer.sharding=none", "optimizer.sharding=holders"})
       for (Variant const& variant : k_variants) {
         SCOPED_TRACE(std::string(nodes) + sharding + variant.regime + variant.level);
         const std::string name = std::string(nodes) + sharding + variant.regime + variant.level;
-        const auto common = variant.overrides() + half() +
-                            Overrides{nodes, sharding, "system.bucket_mb=1", "optimizer.grad_clip=0.1"};
+        const auto common =
+            variant.overrides() + half() +
+            Overrides{nodes, sharding, "system.bucket_mb=1", "optimizer.grad_clip=0.1"};
         const auto messages = run(name + "0", common + Overrides{"system.node_memory=off"});
         EXPECT_EQ(run(name + "1", common + Overrides{"system.node_memory=on"}), messages);
       }
