@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/memory_ledger.hpp"
 #include "exchange_fixture.hpp"
@@ -26,20 +27,20 @@ bool has_place() {
 int named_objects() {
   const std::string own = "sdp-" + std::to_string(getpid()) + "-";
   int count = 0;
+  if (!has_place()) return count;
   for (auto const& entry : std::filesystem::directory_iterator("/dev/shm"))
     count += entry.path().filename().string().rfind(own, 0) == 0 ? 1 : 0;
   return count;
 }
 
 TEST(NodeMemory, RanksOfANodeSeeEachOthersMemory) {
-  if (!has_place()) GTEST_SKIP() << "no /dev/shm";
   const World world = World::from(MPI_COMM_WORLD);
   const auto before = memory_ledger::usage(MemoryCategory::gradients).current;
   {
     const index_t count = 1000 + world.rank();
     const auto memory = NodeMemory::allocate(world, MemoryCategory::gradients, count * 4);
-    if (world.size() == 1) {
-      EXPECT_EQ(memory, nullptr) << "nobody to share with";
+    if (world.size() == 1 || !has_place()) {
+      EXPECT_EQ(memory, nullptr) << "nobody to share with, or nowhere";
       return;
     }
     ASSERT_NE(memory, nullptr);
@@ -58,20 +59,19 @@ TEST(NodeMemory, RanksOfANodeSeeEachOthersMemory) {
 }
 
 TEST(NodeMemory, OnlyInsideDeclaredNodes) {
-  if (!has_place()) GTEST_SKIP() << "no /dev/shm";
   const World world = World::from(MPI_COMM_WORLD, 1);
   EXPECT_EQ(NodeMemory::allocate(world, MemoryCategory::gradients, 64), nullptr);
   if (world.size() % 2 != 0) return;
   const World pairs = World::from(MPI_COMM_WORLD, 2);
   const auto memory = NodeMemory::allocate(pairs, MemoryCategory::gradients, 64);
-  ASSERT_NE(memory, nullptr);
+  ASSERT_EQ(memory != nullptr, has_place());
+  if (!memory) return;
   const auto all = memory->of_ranks();
   for (int rank = 0; rank < pairs.size(); ++rank)
     EXPECT_EQ(all[static_cast<std::size_t>(rank)] != nullptr, rank / 2 == pairs.rank() / 2);
 }
 
 TEST(NodeMemory, NullOnEveryRankWhereThereIsNoRoomOnOne) {
-  if (!has_place()) GTEST_SKIP() << "no /dev/shm";
   const World world = World::from(MPI_COMM_WORLD);
   const index_t bytes = world.rank() == world.size() - 1 ? index_t{1} << 60 : 64;
   EXPECT_EQ(NodeMemory::allocate(world, MemoryCategory::gradients, bytes), nullptr);
@@ -79,17 +79,17 @@ TEST(NodeMemory, NullOnEveryRankWhereThereIsNoRoomOnOne) {
   EXPECT_EQ(named_objects(), 0);
 }
 
-/// What an exchange makes of gradients that a node addresses is what messages make of them.
-class NodeGradients : public testing::TestWithParam<int> {
- protected:
-  void SetUp() override {
-    if (!has_place()) GTEST_SKIP() << "no /dev/shm";
-  }
-};
+/// The world in nodes of one rank, of two, ... as far as they divide it. Collective.
+std::vector<World> divided_worlds() {
+  std::vector<World> worlds;
+  const int ranks = World::from(MPI_COMM_WORLD).size();
+  for (int ranks_per_node = 1; ranks_per_node <= ranks; ++ranks_per_node)
+    if (ranks % ranks_per_node == 0) worlds.push_back(World::from(MPI_COMM_WORLD, ranks_per_node));
+  return worlds;
+}
 
-TEST_P(NodeGradients, AverageAsMessagesDo) {
-  if (World::from(MPI_COMM_WORLD).size() % GetParam() != 0) GTEST_SKIP() << "no such nodes";
-  const World world = World::from(MPI_COMM_WORLD, GetParam());
+/// What an exchange makes of gradients that a node addresses is what messages make of them.
+void expect_averages(World const& world) {
   const int levels = world.node_size();
   for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none})
     for (bool full_weights : {false, true})
@@ -113,9 +113,14 @@ TEST_P(NodeGradients, AverageAsMessagesDo) {
       }
 }
 
-TEST_P(NodeGradients, CrossNoMessageInsideTheNode) {
-  if (World::from(MPI_COMM_WORLD).size() % GetParam() != 0) GTEST_SKIP() << "no such nodes";
-  const World world = World::from(MPI_COMM_WORLD, GetParam());
+TEST(NodeGradients, AverageAsMessagesDo) {
+  for (World const& world : divided_worlds()) {
+    SCOPED_TRACE(world.ranks_per_node());
+    expect_averages(world);
+  }
+}
+
+void expect_no_message_inside_a_node(World const& world) {
   const auto layout = dense_layout(test::awkward_table(), world.workers());
   for (GradientReturn mode : {GradientReturn::holders, GradientReturn::none}) {
     Fixture<double> fixture(world, layout, 5000, mode, {}, world.node_size(), k_part_elements,
@@ -127,23 +132,29 @@ TEST_P(NodeGradients, CrossNoMessageInsideTheNode) {
     fixture.exchange.finish();
     const auto sent = test::pmpi_counts().sent_bytes - before;
     fixture.check(1);
-    EXPECT_EQ(sent, 8 * fixture.exchange.schedule().traffic.gradients_sent_to_other_nodes);
+    auto const& traffic = fixture.exchange.schedule().traffic;
+    EXPECT_EQ(sent,
+              8 * (has_place() ? traffic.gradients_sent_to_other_nodes : traffic.gradients_sent));
     world.barrier();
   }
 }
 
-TEST_P(NodeGradients, HaveToBeTheOnesThatAreAddressed) {
-  if (World::from(MPI_COMM_WORLD).size() % GetParam() != 0) GTEST_SKIP() << "no such nodes";
-  const World world = World::from(MPI_COMM_WORLD, GetParam());
-  if (GetParam() < 2) return;
+TEST(NodeGradients, CrossNoMessageInsideTheNode) {
+  for (World const& world : divided_worlds()) {
+    SCOPED_TRACE(world.ranks_per_node());
+    expect_no_message_inside_a_node(world);
+  }
+}
+
+TEST(NodeGradients, HaveToBeTheOnesThatAreAddressed) {
+  const World world = World::from(MPI_COMM_WORLD);
+  if (world.size() == 1 || !has_place()) return;  // then none are addressed
   const auto layout = dense_layout(test::awkward_table(), world.workers());
   Fixture<float> fixture(world, layout, 5000, GradientReturn::holders, {}, world.node_size(),
                          k_part_elements, true);
   const View1<float> other("other", fixture.gradients.extent(0));
   EXPECT_THROW(fixture.exchange.begin(other), std::invalid_argument);
 }
-
-INSTANTIATE_TEST_SUITE_P(RanksPerNode, NodeGradients, testing::Values(1, 2, 4, 8));
 
 }  // namespace
 }  // namespace sdp
