@@ -85,7 +85,8 @@ struct ExchangeStatistics {
 /// owner adds them where they lie and stores the average there; what travels between the two is
 /// the word that they are ready. A worker may then write to its gradients again when finish() has
 /// returned, but with GradientReturn::none only after sum() or finish_return(): owners may still be
-/// reading.
+/// reading, and where more than kernels::SumTerms holds contribute, they keep parts of their sums
+/// in the gradients that they read.
 ///
 /// With bf16_wire contributions, node sums and averages are rounded to bf16, on the worker that
 /// they stay on too, and sums are formed in float: all holders have the same average, which depends
