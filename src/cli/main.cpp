@@ -169,9 +169,9 @@ int main(int argc, char** argv) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   }
   log::initialize(rank);
+  // The launcher ends a job at the first failure, which must not be that of a silent rank.
+  if (!parallel && launched_many_times(rank) && rank != 0) return static_cast<int>(ExitCode::ok);
   if (!parallel && named && launched_many_times(rank)) {
-    // The launcher ends a job at the first failure, which must not be that of a silent rank.
-    if (rank != 0) return static_cast<int>(ExitCode::ok);
     log::error(std::string("\"") + arguments[1] +
                "\" is not a command that runs on several ranks: start it without a launcher");
     return static_cast<int>(ExitCode::usage);
