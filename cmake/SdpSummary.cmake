@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # What configure found, in one block.
 list(JOIN Kokkos_DEVICES ", " sdp_devices)
+# Packaged ones do not tell their version.
+set(_sdp_kokkos_kernels "${KokkosKernels_VERSION}")
+if(NOT _sdp_kokkos_kernels)
+  set(_sdp_kokkos_kernels "of unknown version")
+endif()
 set(_sdp_lines
     "sdp ${PROJECT_VERSION}"
     "  build type        ${CMAKE_BUILD_TYPE} (native tuning ${SDP_NATIVE}, sanitizers ${SDP_SANITIZE}, warnings as errors ${SDP_WARNINGS_AS_ERRORS})"
     "  compiler          ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
     "  Kokkos            ${Kokkos_VERSION} (${sdp_devices}) in ${Kokkos_DIR}"
-    "  Kokkos Kernels    ${KokkosKernels_VERSION} in ${KokkosKernels_DIR}")
+    "  Kokkos Kernels    ${_sdp_kokkos_kernels} in ${KokkosKernels_DIR}")
 if(SDP_HAVE_CUDNN)
   set(_sdp_cudnn "${CuDNN_VERSION} (${CuDNN_LIBRARY}), frontend ${CuDNN_FRONTEND_VERSION}")
 else()
