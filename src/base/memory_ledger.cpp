@@ -67,10 +67,10 @@ bool counts([[maybe_unused]] Kokkos::Profiling::SpaceHandle const& space) {
     return std::strcmp(space.name, MemSpace::name()) == 0;
 }
 
-void on_allocate(Kokkos::Profiling::SpaceHandle space, char const*, void const* pointer,
+void on_allocate(Kokkos::Profiling::SpaceHandle space, char const* label, void const* pointer,
                  std::uint64_t size) {
   if (std::string_view(space.name) == "Host") advise_huge_pages(pointer, size);
-  if (!counts(space)) return;
+  if (!counts(space) || std::strcmp(label, memory_ledger::k_uncounted) == 0) return;
   auto& book = ledger();
   std::lock_guard lock(book.mutex);
   book.live[pointer] = {static_cast<std::int64_t>(size), t_category};
@@ -139,6 +139,9 @@ void reset_peaks() {
 void add(MemoryCategory category, std::int64_t bytes) {
   std::lock_guard lock(ledger().mutex);
   ledger().change(category, bytes);
+}
+MemoryCategory category() {
+  return t_category;
 }
 
 }  // namespace memory_ledger

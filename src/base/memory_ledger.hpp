@@ -55,6 +55,10 @@ void reset_peaks();
 
 /// Counts memory that does not come from Kokkos (positive to add, negative to remove).
 void add(MemoryCategory category, std::int64_t bytes);
+/// Label of allocations whose parts are counted by add() instead.
+inline constexpr char k_uncounted[] = "sdp::uncounted";
+/// That of the innermost MemoryScope of this thread.
+MemoryCategory category();
 
 }  // namespace memory_ledger
 

@@ -32,8 +32,8 @@ LlamaScratch<V> llama_allocate_scratch(LlamaConfig const& config, LlamaPlan cons
   const index_t d = config.hidden_size;
   const index_t h = config.head_dim;
   LlamaScratch<V> s;
-  s.cos = View2<Accum>("sdp::models::cos", max_seq_len, h / 2);
-  s.sin = View2<Accum>("sdp::models::sin", max_seq_len, h / 2);
+  s.cos = allocate<View2<Accum>>("sdp::models::cos", max_seq_len, h / 2);
+  s.sin = allocate<View2<Accum>>("sdp::models::sin", max_seq_len, h / 2);
   kernels::rotary_tables(ExecSpace(), config.rope_theta, s.cos, s.sin);
   s.normed = llama_allocate<V>("normed", n * d);
   s.branch = llama_allocate<V>("branch", llama_branch_size(config, plan, n, with_backward));
@@ -45,8 +45,7 @@ LlamaScratch<V> llama_allocate_scratch(LlamaConfig const& config, LlamaPlan cons
   s.d_qkv = s.act;
   s.delta = llama_allocate<Accum>("delta", n * plan.max_heads);
   s.norm_partials =
-      View2<Accum>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::norm_partials"),
-                   kernels::rms_norm_backward_chunks(n), d);
+      allocate<View2<Accum>>("sdp::models::norm_partials", kernels::rms_norm_backward_chunks(n), d);
   s.packed = llama_allocate<V>("packed", n * plan.packed_columns);
   return s;
 }

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "base/device_pool.hpp"
 #include "base/types.hpp"
 #include "config/config.hpp"
 #include "models/llama_plan.hpp"
@@ -48,12 +49,10 @@ struct LlamaScratch {
   View1<V> packed;             // (N,columns) held columns of an activation
 };
 
-/// A buffer that is not initialised; an empty View where nothing is needed, since Kokkos counts the
-/// header of an empty allocation.
+/// A buffer that is not initialised; see allocate().
 template <class T>
 View1<T> llama_allocate(std::string const& label, index_t size) {
-  if (size == 0) return {};
-  return View1<T>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::models::" + label), size);
+  return allocate<View1<T>>("sdp::models::" + label, size);
 }
 
 /// Buffers of a layer with these heads and neurons for N tokens, but for its inputs.

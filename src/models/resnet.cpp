@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/device_pool.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
 #include "kernels/core/checks.hpp"
@@ -32,9 +33,7 @@ constexpr double k_eps = 1e-5;
 
 template <class T>
 View1<T> allocate(char const* label, index_t size) {
-  if (size == 0) return {};
-  return View1<T>(
-      Kokkos::view_alloc(Kokkos::WithoutInitializing, std::string("sdp::models::") + label), size);
+  return sdp::allocate<View1<T>>(std::string("sdp::models::") + label, size);
 }
 
 View1<ColumnRun> upload_runs(ResnetPlan const& plan) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "base/device_pool.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
 #include "kernels/core/compat.hpp"
@@ -18,8 +19,7 @@ namespace {
 
 template <class T>
 Kokkos::View<T*, MemSpace> to_device(std::string const& label, std::vector<T> const& values) {
-  Kokkos::View<T*, MemSpace> view(Kokkos::view_alloc(Kokkos::WithoutInitializing, label),
-                                  values.size());
+  const auto view = allocate<Kokkos::View<T*, MemSpace>>(label, values.size());
   Kokkos::deep_copy(view,
                     Kokkos::View<T const*, HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>(
                         values.data(), values.size()));
@@ -119,7 +119,7 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
       m_master_statistics = to_device("sdp::optim::master_statistic_blocks", statistics);
     }
     m_norm_rows = to_device("sdp::optim::norm_rows", rows);
-    m_row_sums = View1<double>("sdp::optim::row_sums", rows.size());
+    m_row_sums = allocate<View1<double>>("sdp::optim::row_sums", rows.size());
     m_digits = View1<std::int64_t>("sdp::optim::norm_digits", kernels::k_exact_size);
     m_sum = Kokkos::View<double, MemSpace>("sdp::optim::sum");
     m_norm = Kokkos::View<double, MemSpace>("sdp::optim::norm");
@@ -128,10 +128,13 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
   }
   MemoryScope memory(MemoryCategory::optimizer);
   const index_t kept = scope.sharded ? packed.back() : scope.gradients.size();
-  const auto add = [&](char const* name) {
-    m_moments.emplace_back(name, View1<Wide>(std::string("sdp::optim::") + name, kept));
+  const auto zeros = [&](char const* name) {
+    const auto state = allocate<View1<Wide>>(std::string("sdp::optim::") + name, kept);
+    Kokkos::deep_copy(state, Wide(0));
+    return state;
   };
-  if constexpr (k_mixed) m_master = View1<Wide>("sdp::optim::master", kept);
+  const auto add = [&](char const* name) { m_moments.emplace_back(name, zeros(name)); };
+  if constexpr (k_mixed) m_master = zeros("master");
   if (config.kind == OptimizerKind::adamw) {
     add("exp_avg");
     add("exp_avg_sq");

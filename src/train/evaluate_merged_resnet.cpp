@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/device_pool.hpp"
 #include "base/heartbeat.hpp"
 #include "base/memory_ledger.hpp"
 #include "base/region.hpp"
@@ -24,8 +25,7 @@ View1<V> collect_weights(World const& world, ExecSpace const& exec, Delivery<V>&
   View1<V> whole;
   const auto plan = world.collectively([&] {
     const MemoryScope scope(MemoryCategory::workspace);
-    whole = View1<V>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::train::merged_weights"),
-                     table.size());
+    whole = allocate<View1<V>>("sdp::train::merged_weights", table.size());
     return make_delivery_plan(source, whole_target(world.workers(), {0, table.size()}),
                               world.worker());
   });

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/device_pool.hpp"
 #include "base/error.hpp"
 #include "base/heartbeat.hpp"
 #include "base/log.hpp"
@@ -382,10 +383,16 @@ class Trainer {
 
   /// The merged model, in the memory that activations and gradients have during an update.
   void evaluate_merged_model(EvalScope const& scope, EvalCheck const& check, EvalRecord& r) {
+    m_worker->release_model();
+    evaluate_in_free_memory(scope, check, r);
+    m_worker->rebuild_model();
+  }
+  void evaluate_in_free_memory(EvalScope const& scope, EvalCheck const& check, EvalRecord& r) {
+    PoolRegion memory;
+    PoolScope in_region(memory);
     Arrangement const& a = m_worker->arrangement();
     Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
     const DeliverySource source = owned_source(a.layout, a.buckets, BufferLayout::weights);
-    m_worker->release_model();
     if (is_llama()) {
       const MergedModel<V> merged{m_config.model.llama, m_worker->subnetwork().weights,
                                   m_worker->weights(), source};
@@ -399,7 +406,6 @@ class Trainer {
       r.val_accuracy = result.after.accuracy;
       r.val_accuracy_no_recalibration = result.before.accuracy;
     }
-    m_worker->rebuild_model();
   }
 
   /// The memory of the gradients, which hold nothing between updates.

@@ -10,6 +10,7 @@
 #include "kernels/core/compat.hpp"
 #include "kernels/update/finite.hpp"
 #include "train/inputs.hpp"
+#include "train/plan.hpp"
 #include "train/progress.hpp"
 #include "train/run_setup.hpp"
 #include "train/training_state.hpp"
@@ -40,9 +41,10 @@ void allocate_or_refuse(index_t parameters, std::size_t element, F&& f) {
 }
 
 template <class V>
-View1<V> flat_buffer(MemoryCategory category, char const* label, index_t size) {
+View1<V> flat_buffer(PoolRegion& region, MemoryCategory category, char const* label, index_t size) {
   MemoryScope scope(category);
-  return View1<V>(Kokkos::view_alloc(Kokkos::WithoutInitializing, std::string(label)), size);
+  PoolScope in_region(region);
+  return allocate<View1<V>>(label, size);
 }
 
 }  // namespace
@@ -58,13 +60,14 @@ WorkerState<V>::WorkerState(World const& world, Config const& config, Arrangemen
       m_subnetwork(m_arrangement.subnetwork(world.worker())) {
   // The largest first: a model that does not fit is refused before a schedule is made for it.
   collectively_allocate([&] {
-    m_weights =
-        flat_buffer<V>(MemoryCategory::weights, "sdp::train::weights", m_subnetwork.weights.size());
+    reserve_device_memory();
+    m_weights = flat_buffer<V>(m_weight_memory, MemoryCategory::weights, "sdp::train::weights",
+                               m_subnetwork.weights.size());
   });
   allocate_gradients();
   ExchangeSchedule schedule = m_arrangement.schedule(world.worker());
   collectively_allocate([&] {
-    m_optimizer.emplace(config.optimizer, update_scope(schedule));
+    build_optimizer(schedule);
     build_model();
   });
   build_exchange(std::move(schedule));
@@ -92,8 +95,24 @@ void WorkerState<V>::allocate_gradients() {
         "system.node_memory is \"on\", but the ranks of a node cannot share memory: there is too "
         "little room in /dev/shm, or they run in separate containers; use \"auto\""));
   collectively_allocate([&] {
-    m_grads = flat_buffer<Wide>(MemoryCategory::gradients, "sdp::train::gradients", size);
+    m_grads = flat_buffer<Wide>(m_gradient_memory, MemoryCategory::gradients,
+                                "sdp::train::gradients", size);
   });
+}
+
+/// All that the deck is predicted to need, in one piece.
+template <class V>
+void WorkerState<V>::reserve_device_memory() const {
+  if (!device_pool::in_use()) return;
+  const WorkerPlan plan = plan_worker(m_config, m_arrangement, m_world.worker(), Machine());
+  device_pool::reserve(static_cast<std::int64_t>(plan.weights + plan.gradients + plan.optimizer +
+                                                 plan.activations + plan.communication));
+}
+
+template <class V>
+void WorkerState<V>::release_model() {
+  m_model.reset();
+  m_model_memory.clear();
 }
 
 template <class V>
@@ -109,7 +128,14 @@ UpdateScope WorkerState<V>::update_scope(ExchangeSchedule const& schedule) const
 }
 
 template <class V>
+void WorkerState<V>::build_optimizer(ExchangeSchedule const& schedule) {
+  PoolScope in_region(m_optimizer_memory);
+  m_optimizer.emplace(m_config.optimizer, update_scope(schedule));
+}
+
+template <class V>
 void WorkerState<V>::build_model() {
+  PoolScope in_region(m_model_memory);
   m_model = make_model<V>(m_config.model, m_subnetwork, m_config.train.micro_batch,
                           m_config.train.seq_len, true);
 }
@@ -209,11 +235,11 @@ void WorkerState<V>::rearrange(Arrangement next) {
   m_arrangement = std::move(next);
   m_subnetwork = m_arrangement.subnetwork(worker);
   ExchangeLayout const& layout = m_arrangement.layout;
-  auto const& buckets = m_arrangement.buckets;
   kernels::fence(m_exec, "sdp::train::rearrange");
-  m_model.reset();
+  release_model();
   m_exchange.reset();
   m_grads = {};
+  m_gradient_memory.clear();
   m_node_memory.reset();
 
   Delivery<V> delivery(m_world, delivery_options(m_config.system), m_exec);
@@ -221,17 +247,35 @@ void WorkerState<V>::rearrange(Arrangement next) {
     const auto source = owned_source(old.layout, old.buckets, BufferLayout::weights);
     const auto target = table_target(layout.weights.empty() ? layout.gradients : layout.weights,
                                      layout.table_of_worker, everything);
+    PoolRegion memory;
     View1<V> arrived;
     collectively_allocate([&] {
-      arrived = flat_buffer<V>(MemoryCategory::weights, "sdp::train::weights",
+      arrived = flat_buffer<V>(memory, MemoryCategory::weights, "sdp::train::weights",
                                m_subnetwork.weights.size());
     });
     delivery.run(make_delivery_plan(source, target, worker), m_weights, arrived);
     m_weights = arrived;
+    m_weight_memory = std::move(memory);
   }
-  Optimizer<V> before = std::move(*m_optimizer);
   ExchangeSchedule schedule = m_arrangement.schedule(worker);
-  collectively_allocate([&] { m_optimizer.emplace(m_config.optimizer, update_scope(schedule)); });
+  move_state(old, schedule);
+
+  allocate_gradients();
+  rebuild_model();
+  build_exchange(std::move(schedule));
+}
+
+/// Makes the optimizer of the present arrangement and fills it with the moments, and master
+/// weights, of the one before it, which held those of `old`.
+template <class V>
+void WorkerState<V>::move_state(Arrangement const& old, ExchangeSchedule const& schedule) {
+  const int worker = m_world.worker();
+  const IndexRange everything{0, m_subnetwork.weights.logical_size()};
+  ExchangeLayout const& layout = m_arrangement.layout;
+  auto const& buckets = m_arrangement.buckets;
+  const PoolRegion memory_before = std::move(m_optimizer_memory);
+  const Optimizer<V> before = std::move(*m_optimizer);
+  collectively_allocate([&] { build_optimizer(schedule); });
   m_optimizer->set_updates(before.updates());
   const auto source = owned_source(old.layout, old.buckets,
                                    sharded() ? BufferLayout::packed : BufferLayout::gradients);
@@ -243,10 +287,6 @@ void WorkerState<V>::rearrange(Arrangement next) {
   if constexpr (Optimizer<V>::k_mixed) state.run(plan, before.master(), m_optimizer->master());
   for (std::size_t m = 0; m < before.moments().size(); ++m)
     state.run(plan, before.moments()[m].second, m_optimizer->moments()[m].second);
-
-  allocate_gradients();
-  rebuild_model();
-  build_exchange(std::move(schedule));
 }
 
 template class WorkerState<float>;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/device_pool.hpp"
 #include "base/parameter_table.hpp"
 #include "base/types.hpp"
 #include "checkpoint/checkpoint.hpp"
@@ -63,7 +64,7 @@ class WorkerState {
 
   /// Frees the activations, so that evaluation may use their memory, and allocates them again;
   /// the second is collective.
-  void release_model() { m_model.reset(); }
+  void release_model();
   void rebuild_model();
 
   /// Goes on with another arrangement of the same model: weights and moments move from their owners
@@ -78,9 +79,12 @@ class WorkerState {
   std::vector<FlatPiece> state_pieces() const;
   template <class F>
   void collectively_allocate(F&& f) const;
+  void reserve_device_memory() const;
   void allocate_gradients();
+  void build_optimizer(ExchangeSchedule const& schedule);
   void build_model();
   void build_exchange(ExchangeSchedule schedule);
+  void move_state(Arrangement const& old, ExchangeSchedule const& schedule);
 
   World const& m_world;
   Config const& m_config;
@@ -91,6 +95,7 @@ class WorkerState {
   std::vector<IndexRange> m_owned_gradients;  ///< of the gradient buffer
   std::vector<IndexRange> m_owned_weights;    ///< the same elements in the weight buffer
   std::unique_ptr<NodeMemory> m_node_memory;  ///< of the gradients, where a node shares them
+  PoolRegion m_weight_memory, m_gradient_memory, m_optimizer_memory, m_model_memory;
   View1<V> m_weights;
   View1<Wide> m_grads;
   std::optional<Optimizer<V>> m_optimizer;

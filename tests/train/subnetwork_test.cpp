@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/device_pool.hpp"
 #include "comm/exchange.hpp"
 #include "models/llama.hpp"
 #include "tests/train/run_fixture.hpp"
@@ -216,6 +217,31 @@ TEST_F(Subnetworks, NodeMemoryChangesNoBits) {
         const auto messages = run(name + "0", common + Overrides{"system.node_memory=off"});
         EXPECT_EQ(run(name + "1", common + Overrides{"system.node_memory=" + shared}), messages);
       }
+}
+
+/// Device builds cut the buffers of a worker from a pool, and others can.
+TEST_F(Subnetworks, MemoryPoolChangesNoBits) {
+  const bool was_in_use = device_pool::in_use();
+  int number = 0;
+  for (char const* sharding : {"optimizer.sharding=none", "optimizer.sharding=holders"})
+    for (Variant const& variant : k_variants) {
+      SCOPED_TRACE(std::string(sharding) + variant.regime + variant.level);
+      const auto common =
+          variant.overrides() + half() +
+          Overrides{sharding, "sdp.remask_every=5", "train.eval_every=4", "system.node_memory=off"};
+      const std::string name = "run" + std::to_string(number++);
+      device_pool::use(false);
+      const auto alone = run(name + "alone", common);
+      device_pool::use(true);
+      EXPECT_EQ(run(name + "pool", common), alone);
+      device_pool::use(was_in_use);
+      EXPECT_EQ(summary(name + "pool")["val_loss"], summary(name + "alone")["val_loss"]);
+      for (char const* category : {"weights", "gradients", "optimizer", "activations"})
+        EXPECT_NEAR(summary(name + "pool")["memory"][category]["measured"]["max"],
+                    summary(name + "alone")["memory"][category]["measured"]["max"], 20000)
+            << category;
+      EXPECT_EQ(device_pool::usage().pieces, 0) << "something was not given back";
+    }
 }
 
 TEST_F(Subnetworks, ProtectedBlocksAreHeldByAll) {
