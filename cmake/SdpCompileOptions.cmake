@@ -39,10 +39,13 @@ if(SDP_SANITIZE)
   target_link_options(sdp_options INTERFACE -fsanitize=address,undefined)
 endif()
 
-# nvcc precompiles no headers. And fmt 9 takes constexpr from half of its functions when it sees nvcc,
-# which leaves the compile-time check of format strings calling functions that are not.
-if("CUDA" IN_LIST Kokkos_DEVICES)
+# Compilers for devices do not precompile headers for both sides.
+if("CUDA" IN_LIST Kokkos_DEVICES OR "HIP" IN_LIST Kokkos_DEVICES OR "SYCL" IN_LIST Kokkos_DEVICES)
   set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
+endif()
+# fmt 9 takes constexpr from half of its functions when it sees nvcc, which leaves the compile-time
+# check of format strings calling functions that are not.
+if("CUDA" IN_LIST Kokkos_DEVICES)
   target_compile_definitions(sdp_options INTERFACE FMT_USE_CONSTEXPR=1)
 endif()
 
