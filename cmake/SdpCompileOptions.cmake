@@ -15,10 +15,13 @@ endif()
 # Kernels are what takes time at run time; in code that only calls them, and in tests, full
 # optimisation takes time at compile time: a target may say less in SDP_OPTIMIZATION.
 define_property(TARGET PROPERTY SDP_OPTIMIZATION BRIEF_DOCS "-O option of the release build")
-set(sdp_optimization $<TARGET_PROPERTY:SDP_OPTIMIZATION>)
-target_compile_options(
-  sdp_options
-  INTERFACE $<$<CONFIG:Release>:$<IF:$<BOOL:${sdp_optimization}>,${sdp_optimization},-O3>>)
+# nvcc takes one such option alone, and has CMake's.
+if(NOT "CUDA" IN_LIST Kokkos_DEVICES)
+  set(sdp_optimization $<TARGET_PROPERTY:SDP_OPTIMIZATION>)
+  target_compile_options(
+    sdp_options
+    INTERFACE $<$<CONFIG:Release>:$<IF:$<BOOL:${sdp_optimization}>,${sdp_optimization},-O3>>)
+endif()
 # Loops with a square root do not vectorise while it has to report errors through errno. This changes
 # no result.
 target_compile_options(sdp_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno>)
