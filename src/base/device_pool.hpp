@@ -92,7 +92,7 @@ void* take_from_pool(std::int64_t bytes);
 /// would count the header of an empty allocation.
 template <class View, class... Extents>
 View allocate(std::string const& label, Extents... extents) {
-  if (((extents == 0) || ...)) return View();
+  if ((!extents || ...)) return View();
   const auto bytes = static_cast<std::int64_t>(
       View::required_allocation_size(static_cast<std::size_t>(extents)...));
   if (void* memory = take_from_pool(bytes))
