@@ -42,10 +42,12 @@ class Model {
   /// Inference; an evaluation is made of these.
   virtual void infer(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
                      ForwardObserver* observer) = 0;
-  /// Forward pass of a training step. Running statistics are written to their rows of grads;
-  /// `accumulate`: this is not the first micro-batch of the update.
+  /// Forward pass of a training step. What the batches of this update contribute to running
+  /// statistics is written to their rows of grads; `accumulate`: this is not the first one.
   virtual void forward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
                        bool accumulate, View1<Accum> const& grads, ForwardObserver* observer) = 0;
+  /// The share of stored running statistics that stays in an update of so many micro-batches.
+  virtual double statistics_kept(index_t /*batches*/) const { return 0.0; }
   virtual void loss(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
                     View1<Accum> const& losses, ForwardObserver* observer) = 0;
   virtual void loss_backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,

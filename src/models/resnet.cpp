@@ -162,16 +162,15 @@ template <class V>
 void Resnet<V>::prepare_norm(Pass const& pass, Window2<V> const& x, BatchNormTensors const& t,
                              HeldChannels const& held, Norm const& norm) {
   ParameterTable const& table = m_subnetwork.weights;
-  const auto stored_mean = table.vector(pass.weights, t.running_mean);
-  const auto stored_var = table.vector(pass.weights, t.running_var);
   if (!pass.training) {
-    kernels::convert(pass.exec, stored_mean, norm.mean);
-    kernels::batch_norm_inference_rstd(pass.exec, stored_var, k_eps, norm.rstd);
+    kernels::convert(pass.exec, table.vector(pass.weights, t.running_mean), norm.mean);
+    kernels::batch_norm_inference_rstd(pass.exec, table.vector(pass.weights, t.running_var), k_eps,
+                                       norm.rstd);
     return;
   }
   if (!pass.accumulate) {
-    Kokkos::deep_copy(pass.exec, norm.running_mean, stored_mean);
-    Kokkos::deep_copy(pass.exec, norm.running_var, stored_var);
+    Kokkos::deep_copy(pass.exec, norm.running_mean, V(0));
+    Kokkos::deep_copy(pass.exec, norm.running_var, V(0));
   }
   const Window2<Accum> partials(m_partials.data(),
                                 kernels::batch_norm_chunks(static_cast<index_t>(x.extent(0))),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -27,10 +28,11 @@ namespace sdp {
 ///
 /// The model is what its parameter table holds: inner channels of a block are read off the held
 /// rows, and a block without its second batch norm has only its skip path. It knows shapes, never
-/// ranks. In training a batch is normalised by its own statistics, and the running statistics that
-/// follow from them are written as the "gradients" of the stored ones; in inference the stored ones
-/// normalise. All buffers are allocated by the constructor; a step allocates nothing and does not
-/// wait for the device. V is float or double.
+/// ranks. In training a batch is normalised by its own statistics, and what it contributes to the
+/// running statistics is written as the "gradient" of the stored ones, which are read in inference
+/// alone: the exponential average of the batches of an update, started at zero, to which
+/// statistics_kept() of the stored average is to be added. All buffers are allocated by the
+/// constructor; a step allocates nothing and does not wait for the device. V is float or double.
 template <class V>
 class Resnet : public Model<V> {
  public:
@@ -50,9 +52,9 @@ class Resnet : public Model<V> {
   void forward(ExecSpace const& exec, View1<V> const& weights, Images const& images,
                ForwardObserver* observer = nullptr);
 
-  /// Training: keeps what backward needs, and writes the running statistics after this batch to
-  /// their rows of grads. `accumulate`: this is not the first batch of the update, whose statistics
-  /// go on from those of the batch before.
+  /// Training: keeps what backward needs, and writes what the batches of the update so far
+  /// contribute to the running statistics to their rows of grads. `accumulate`: this is not the
+  /// first of them.
   void forward_training(ExecSpace const& exec, View1<V> const& weights, Images const& images,
                         bool accumulate, View1<V> const& grads,
                         ForwardObserver* observer = nullptr);
@@ -109,17 +111,23 @@ class Resnet : public Model<V> {
   bool correct(ExecSpace const& exec, Batch const& batch,
                View1<std::int32_t> const& correct) override;
 
+  double statistics_kept(index_t batches) const override {
+    return std::pow(1.0 - k_momentum, static_cast<double>(batches));
+  }
+
   ResnetConfig const& config() const { return m_config; }
   ParameterTable const& table() const { return m_subnetwork.weights; }
   ParameterTable const& gradient_table() const { return m_subnetwork.gradients; }
 
  private:
+  static constexpr double k_momentum = 0.1;  ///< of the running statistics
+
   /// What normalises one activation.
   struct Norm {
     View1<Accum> mean;      // (C)
     View1<Accum> rstd;      // (C)
-    View1<V> running_mean;  // (C) after this batch
-    View1<V> running_var;   // (C) after this batch
+    View1<V> running_mean;  // (C) over the batches since the last update, started at zero
+    View1<V> running_var;   // (C) the same
   };
   struct Block {
     View1<V> inner;      // (P,C) output of conv1
@@ -136,7 +144,7 @@ class Resnet : public Model<V> {
     bool training = false;
     bool accumulate = false;
     View1<V> grads;  ///< empty: statistics stay in the model
-    double momentum = 0.1;
+    double momentum = k_momentum;
   };
 
   static Labels labels_of(Batch const& batch) {

@@ -10,8 +10,8 @@
 #include "base/region.hpp"
 #include "kernels/core/compat.hpp"
 #include "kernels/update/adamw.hpp"
-#include "kernels/update/assign.hpp"
 #include "kernels/update/sgd.hpp"
+#include "kernels/update/statistics.hpp"
 
 namespace sdp {
 
@@ -114,10 +114,6 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
     MemoryScope memory(MemoryCategory::workspace);
     m_blocks = to_device("sdp::optim::blocks", blocks);
     m_statistics = to_device("sdp::optim::statistic_blocks", statistics);
-    if constexpr (k_mixed) {
-      for (kernels::UpdateBlock& block : statistics) block.weight = block.moment;
-      m_master_statistics = to_device("sdp::optim::master_statistic_blocks", statistics);
-    }
     m_norm_rows = to_device("sdp::optim::norm_rows", rows);
     m_row_sums = allocate<View1<double>>("sdp::optim::row_sums", rows.size());
     m_digits = View1<std::int64_t>("sdp::optim::norm_digits", kernels::k_exact_size);
@@ -153,7 +149,7 @@ void Optimizer<V>::measure(ExecSpace const& exec, View1<Wide> const& grads) {
 
 template <class V>
 void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<Wide> const& grads,
-                          View1<V> const& weights) {
+                          View1<V> const& weights, double statistics_kept) {
   Region region("sdp::optim::update");
   kernels::exact_sum_value(exec, m_digits, m_sum);
   kernels::clip_factor(exec, m_sum, m_config.grad_clip, m_norm, m_factor, m_skip);
@@ -180,8 +176,11 @@ void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<Wide> const& g
     else
       kernels::sgd_update(exec, m_blocks, step, m_factor, m_skip, grads, momentum, weights);
   }
-  if constexpr (k_mixed) kernels::assign_update(exec, m_master_statistics, m_skip, grads, m_master);
-  kernels::assign_update(exec, m_statistics, m_skip, grads, weights);
+  if constexpr (k_mixed)
+    kernels::statistics_update(exec, m_statistics, statistics_kept, m_skip, grads, m_master,
+                               weights);
+  else
+    kernels::statistics_update(exec, m_statistics, statistics_kept, m_skip, grads, weights);
 }
 
 template <class V>

@@ -43,7 +43,9 @@ struct UpdateScope {
 /// The norm of the averaged gradient counts every row of the model once, on its owner: a sum in
 /// double per row, then an exact sum over rows and workers, so its bits depend on nothing but the
 /// gradient. A step whose norm is not finite changes nothing. Running statistics
-/// (TensorSpec::statistic) are no part of the norm; their averages replace them.
+/// (TensorSpec::statistic) are no part of the norm: what the batches of an update contribute to
+/// them lies in the place of their gradients, and its average over the holders is added to what is
+/// kept of the stored ones.
 ///
 /// V: storage type of the weights. Gradients and moments have the type in which V is summed. Where
 /// that is wider (bf16), every element that is updated here has a master weight in it: updates are
@@ -78,8 +80,10 @@ class Optimizer {
   View1<std::int64_t> const& norm_digits() const { return m_digits; }
 
   /// One update with learning rate lr (the schedule's, before the tensors' own factors); grads is
-  /// the averaged gradient and is left alone, weights are updated in place. Only launches kernels.
-  void update(ExecSpace const& exec, double lr, View1<Wide> const& grads, View1<V> const& weights);
+  /// the averaged gradient and is left alone, weights are updated in place. statistics_kept: the
+  /// share of running statistics that stays, see Model::statistics_kept. Only launches kernels.
+  void update(ExecSpace const& exec, double lr, View1<Wide> const& grads, View1<V> const& weights,
+              double statistics_kept = 0.0);
 
   /// Waits for the last update and says what it did. Call it once per update.
   UpdateResult result(ExecSpace const& exec);
@@ -88,14 +92,13 @@ class Optimizer {
   OptimizerConfig m_config;
   Kokkos::View<kernels::UpdateBlock*, MemSpace> m_blocks;      // (blocks)
   Kokkos::View<kernels::UpdateBlock*, MemSpace> m_statistics;  // (blocks of running statistics)
-  Kokkos::View<kernels::UpdateBlock*, MemSpace> m_master_statistics;  // the same in m_master
-  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;              // (owned rows)
-  View1<double> m_row_sums;                                           // (owned rows)
-  View1<std::int64_t> m_digits;                                       // (k_exact_size)
-  Kokkos::View<double, MemSpace> m_sum;                               // ()
-  Kokkos::View<double, MemSpace> m_norm;                              // ()
-  Kokkos::View<double, MemSpace> m_factor;                            // () clip factor
-  Kokkos::View<int, MemSpace> m_skip;                                 // ()
+  Kokkos::View<kernels::RowSpan*, MemSpace> m_norm_rows;       // (owned rows)
+  View1<double> m_row_sums;                                    // (owned rows)
+  View1<std::int64_t> m_digits;                                // (k_exact_size)
+  Kokkos::View<double, MemSpace> m_sum;                        // ()
+  Kokkos::View<double, MemSpace> m_norm;                       // ()
+  Kokkos::View<double, MemSpace> m_factor;                     // () clip factor
+  Kokkos::View<int, MemSpace> m_skip;                          // ()
   std::vector<std::pair<std::string, View1<Wide>>> m_moments;
   View1<Wide> m_master;
   std::int64_t m_updates = 0;

@@ -116,7 +116,7 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
       m_config.optimizer.lr * schedule_factor(m_config.schedule, m_config.train.steps, number + 1);
   optimizer.measure(exec, grads);
   exchange.sum(optimizer.norm_digits());  // what the owners found, exactly
-  optimizer.update(exec, lr, grads, weights);
+  optimizer.update(exec, lr, grads, weights, model.statistics_kept(accumulation));
   m_clock.mark(exec);
   kernels::fence(exec, "sdp::train::step_end");
   for (index_t m = 0; m < accumulation; ++m) {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "tests/support/references.hpp"
 
@@ -203,6 +204,57 @@ TEST(Optimizer, ShardsTogetherHaveTheBitsOfTheWhole) {
       EXPECT_EQ(second.result(exec).grad_norm, norm);
       EXPECT_EQ(to_host(got), to_host(expected));
     }
+  }
+}
+
+/// Running statistics after 30 updates of V, and how they are stored; by one worker or by two that
+/// own a part each.
+template <class V>
+std::pair<std::vector<double>, std::vector<double>> statistics_of(bool sharded) {
+  using Wide = kernels::accum_t<V>;
+  TensorSpec statistic = tensor("running_var", 6, 1, false);
+  statistic.statistic = true;
+  const ParameterTable table({statistic});
+  ExecSpace exec;
+  const View1<V> weights("weights", 6);
+  const View1<Wide> grads("grads", 6);
+  std::vector<std::unique_ptr<Optimizer<V>>> workers;
+  for (IndexRange const& owned :
+       sharded ? std::vector<IndexRange>{{2, 6}, {0, 2}} : std::vector<IndexRange>{{0, 6}})
+    workers.push_back(std::make_unique<Optimizer<V>>(sgd(0.9, true, 0.1),
+                                                     UpdateScope{table, table, {owned}, sharded}));
+  const auto batch = Kokkos::create_mirror_view(grads);
+  for (int step = 0; step < 30; ++step) {
+    for (int i = 0; i < 6; ++i) batch(i) = static_cast<Wide>(0.1 * (1.0 + 0.01 * i + 1e-4 * step));
+    Kokkos::deep_copy(grads, batch);
+    for (auto& worker : workers) {
+      worker->measure(exec, grads);
+      worker->update(exec, 0.1, grads, weights, 0.9);
+      (void)worker->result(exec);
+    }
+  }
+  std::vector<double> stored(6), exact(6);
+  const auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), weights);
+  for (int i = 0; i < 6; ++i) exact[i] = stored[i] = static_cast<double>(host(i));
+  if constexpr (Optimizer<V>::k_mixed) {
+    for (auto& worker : workers) {
+      const auto part = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), worker->master());
+      const int begin = sharded && worker == workers.front() ? 2 : 0;
+      for (std::size_t i = 0; i < part.extent(0); ++i) exact[begin + i] = part(i);
+    }
+  }
+  return {exact, stored};
+}
+
+TEST(Optimizer, RunningStatisticsMoveInFullPrecisionWhateverTheStorageType) {
+  const auto expected = statistics_of<float>(false).first;
+  EXPECT_NEAR(expected[0], 1.002 * (1.0 - std::pow(0.9, 30)), 1e-3);
+  for (bool sharded : {false, true}) {
+    EXPECT_EQ(statistics_of<float>(sharded).first, expected);
+    const auto [exact, stored] = statistics_of<kernels::bf16>(sharded);
+    EXPECT_EQ(exact, expected);
+    for (std::size_t i = 0; i < 6; ++i)
+      EXPECT_EQ(stored[i], static_cast<float>(kernels::bf16(expected[i])));
   }
 }
 
