@@ -40,7 +40,7 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
             for (int j = 0; j < count; ++j) {
               T d = d_row[j];
               if constexpr (Relu) {
-                d = static_cast<A>(out_row[j]) <= A(0) ? T(0) : d;
+                d = static_cast<A>(out_row[j]) <= A(0) ? T(0.0f) : d;
                 d_row[j] = d;
               }
               sum[j] += static_cast<A>(d);

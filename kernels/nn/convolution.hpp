@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/nn/channel_runs.hpp"
 #include "kernels/nn/convolution_gemm.hpp"
 #include "kernels/nn/convolution_winograd.hpp"
@@ -16,13 +18,20 @@
 //
 //   out(n,p,q,o) = sum over i, kh, kw of x(n, s*p + kh - K/2, s*q + kw - K/2, i) * w(o,i,kh,kw)
 //
-// with x = 0 outside of the image. Storage types float and double. None of these functions allows
-// aliasing between its arguments, and each throws ShapeError when the extents do not fit.
+// with x = 0 outside of the image. Storage types float, double and bf16; gradients of weights are
+// in accum_t of the images. bf16 is multiplied as gathered, with sums in float and one rounding of
+// an output: Winograd's transformed tiles would have to be rounded too, which loses several bits.
+// None of these functions allows aliasing between its arguments, and each throws ShapeError when
+// the extents do not fit.
 
 namespace sdp::kernels {
 
 namespace Details {
 enum class ConvolutionMethod { gemm, winograd_2, winograd_4 };
+
+/// Whether convolutions of T may go through Winograd's algorithm.
+template <class T>
+inline constexpr bool k_has_winograd = std::is_floating_point_v<T>;
 
 /// The cheapest way to convolve, by a count of multiplications and of what moving operands costs in
 /// their measure.
@@ -43,17 +52,21 @@ inline ConvolutionMethod convolution_method(ConvolutionShape const& s) {
 }
 }  // namespace Details
 
-/// Elements of the workspace that each function below needs for this shape and value type T.
+/// Elements of the workspace that each function below needs for this shape and value type T. It has
+/// to be aligned as accum_t<T> is, as every allocation of Kokkos is.
 template <ExecutionSpace Exec, class T>
 index_t convolution_workspace_size(ConvolutionShape const& shape) {
-  switch (Details::convolution_method(shape)) {
-    case Details::ConvolutionMethod::winograd_2:
-      return Details::WinogradPlan<Exec, 2>(shape).workspace;
-    case Details::ConvolutionMethod::winograd_4:
-      return Details::WinogradPlan<Exec, 4>(shape).workspace;
-    default:
-      return Details::gemm_convolution_workspace<Exec, T>(shape);
+  if constexpr (Details::k_has_winograd<T>) {
+    switch (Details::convolution_method(shape)) {
+      case Details::ConvolutionMethod::winograd_2:
+        return Details::WinogradPlan<Exec, 2>(shape).workspace;
+      case Details::ConvolutionMethod::winograd_4:
+        return Details::WinogradPlan<Exec, 4>(shape).workspace;
+      default:
+        break;
+    }
   }
+  return Details::gemm_convolution_workspace<Exec, T>(shape);
 }
 
 namespace Details {
@@ -63,6 +76,8 @@ void check_workspace(char const* name, ConvolutionShape const& shape, Work const
   require(static_cast<index_t>(workspace.extent(0)) >= needed, name,
           "workspace " + shape_string(workspace) + " must have at least " + std::to_string(needed) +
               " elements");
+  require(reinterpret_cast<std::uintptr_t>(workspace.data()) % alignof(accum_t<value_t<Work>>) == 0,
+          name, "workspace must be aligned");
 }
 }  // namespace Details
 
@@ -78,17 +93,20 @@ void convolution_forward(Exec const& exec, WeightLayout layout, int stride, X co
       Details::check_convolution(k_name, layout, stride, "x", x, "out", out, "weight", weight);
   Details::check_workspace<Exec>(k_name, shape, workspace);
   if (out.size() == 0) return;
-  switch (const auto strides = Details::weight_strides(shape, layout);
-          Details::convolution_method(shape)) {
-    case Details::ConvolutionMethod::winograd_2:
-      return Details::winograd_convolution<2, false>(exec, shape, strides, x, weight, workspace,
-                                                     0.0, out);
-    case Details::ConvolutionMethod::winograd_4:
-      return Details::winograd_convolution<4, false>(exec, shape, strides, x, weight, workspace,
-                                                     0.0, out);
-    default:
-      return Details::gemm_convolution_forward(exec, shape, layout, x, weight, workspace, out);
+  if constexpr (Details::k_has_winograd<value_t<X>>) {
+    switch (const auto strides = Details::weight_strides(shape, layout);
+            Details::convolution_method(shape)) {
+      case Details::ConvolutionMethod::winograd_2:
+        return Details::winograd_convolution<2, false>(exec, shape, strides, x, weight, workspace,
+                                                       0.0, out);
+      case Details::ConvolutionMethod::winograd_4:
+        return Details::winograd_convolution<4, false>(exec, shape, strides, x, weight, workspace,
+                                                       0.0, out);
+      default:
+        break;
+    }
   }
+  Details::gemm_convolution_forward(exec, shape, layout, x, weight, workspace, out);
 }
 
 /// d_x = gradient of convolution_forward with respect to x + beta * d_x; with beta = 0 d_x is
@@ -105,28 +123,31 @@ void convolution_backward_input(Exec const& exec, WeightLayout layout, int strid
                                                 "weight", weight);
   Details::check_workspace<Exec>(k_name, shape, workspace);
   if (d_x.size() == 0) return;
-  const auto forward_strides = Details::weight_strides(shape, layout);
-  const Details::ChannelStrides strides{forward_strides.to, forward_strides.from};
-  switch (Details::convolution_method(shape)) {
-    case Details::ConvolutionMethod::winograd_2:
-      return Details::winograd_convolution<2, true>(exec, shape, strides, d_out, weight, workspace,
-                                                    beta, d_x);
-    case Details::ConvolutionMethod::winograd_4:
-      return Details::winograd_convolution<4, true>(exec, shape, strides, d_out, weight, workspace,
-                                                    beta, d_x);
-    default:
-      return Details::gemm_convolution_backward_input(exec, shape, layout, d_out, weight, workspace,
-                                                      d_x, beta);
+  if constexpr (Details::k_has_winograd<value_t<DOut>>) {
+    const auto forward_strides = Details::weight_strides(shape, layout);
+    const Details::ChannelStrides strides{forward_strides.to, forward_strides.from};
+    switch (Details::convolution_method(shape)) {
+      case Details::ConvolutionMethod::winograd_2:
+        return Details::winograd_convolution<2, true>(exec, shape, strides, d_out, weight,
+                                                      workspace, beta, d_x);
+      case Details::ConvolutionMethod::winograd_4:
+        return Details::winograd_convolution<4, true>(exec, shape, strides, d_out, weight,
+                                                      workspace, beta, d_x);
+      default:
+        break;
+    }
   }
+  Details::gemm_convolution_backward_input(exec, shape, layout, d_out, weight, workspace, d_x,
+                                           beta);
 }
 
 /// d_weight += gradient of convolution_forward with respect to the weight, for the channels of the
 /// leading weight axis that `channels` names: row run.to + j of d_weight is the gradient of row
 /// run.from + j of the weight. The work is proportional to the channels named.
 ///
-/// x (N,H,W,I), d_out (N,P,Q,O), d_weight (rows, I or O, K, K) with as many rows as channels are
-/// named, or all of them with AllChannels; workspace as convolution_workspace_size of the whole
-/// convolution. Products of tiles of pixels are summed in the order of the pixels.
+/// x (N,H,W,I), d_out (N,P,Q,O), d_weight (rows, I or O, K, K) in accum_t with as many rows as
+/// channels are named, or all of them with AllChannels; workspace as convolution_workspace_size of
+/// the whole convolution. Products of tiles of pixels are summed in the order of the pixels.
 template <ExecutionSpace Exec, RowMajor<4> X, RowMajor<4> DOut, ChannelRuns Runs, RowMajor<1> Work,
           RowMajor<4> DW>
 void convolution_backward_weight(Exec const& exec, WeightLayout layout, int stride, X const& x,
@@ -137,17 +158,20 @@ void convolution_backward_weight(Exec const& exec, WeightLayout layout, int stri
       Details::check_weight_gradient<Runs>(k_name, layout, stride, x, d_out, d_weight);
   Details::check_workspace<Exec>(k_name, shape, workspace);
   if (d_weight.size() == 0 || d_out.size() == 0) return;
-  switch (Details::convolution_method(shape)) {
-    case Details::ConvolutionMethod::winograd_2:
-      return Details::winograd_backward_weight<2>(exec, shape, layout, x, d_out, channels,
-                                                  workspace, d_weight);
-    case Details::ConvolutionMethod::winograd_4:
-      return Details::winograd_backward_weight<4>(exec, shape, layout, x, d_out, channels,
-                                                  workspace, d_weight);
-    default:
-      return Details::gemm_convolution_backward_weight(exec, shape, layout, x, d_out, channels,
-                                                       workspace, d_weight);
+  if constexpr (Details::k_has_winograd<value_t<X>>) {
+    switch (Details::convolution_method(shape)) {
+      case Details::ConvolutionMethod::winograd_2:
+        return Details::winograd_backward_weight<2>(exec, shape, layout, x, d_out, channels,
+                                                    workspace, d_weight);
+      case Details::ConvolutionMethod::winograd_4:
+        return Details::winograd_backward_weight<4>(exec, shape, layout, x, d_out, channels,
+                                                    workspace, d_weight);
+      default:
+        break;
+    }
   }
+  Details::gemm_convolution_backward_weight(exec, shape, layout, x, d_out, channels, workspace,
+                                            d_weight);
 }
 
 /// The same for every channel: d_weight has the shape of the weight.

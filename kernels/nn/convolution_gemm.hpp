@@ -10,7 +10,8 @@
 // gathered next to each other in the workspace and multiplied with the weights, which are brought
 // into the order (tap, from channel, to channel) once per call. The gradient with respect to the
 // input of a strided convolution is one such product for each residue of the pixel modulo the
-// stride, so no product with zero is formed.
+// stride, so no product with zero is formed. Weight gradients, and what is added to something
+// elsewhere, leave the products in accum_t.
 
 namespace sdp::kernels::Details {
 
@@ -33,12 +34,26 @@ template <class V>
 using UnmanagedMatrix = Kokkos::View<value_t<V>**, Kokkos::LayoutRight, typename V::device_type,
                                      Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 
-/// Hands out consecutive matrices of a workspace.
+/// Elements of T in the memory of one that sums of T have.
+template <class T>
+inline constexpr index_t k_accum_elements = sizeof(accum_t<T>) / sizeof(T);
+
+/// Hands out consecutive matrices of a workspace. Matrices of sums come before all others, so that
+/// they are aligned.
 template <class Work>
 class Carver {
  public:
+  using Accum = accum_t<value_t<Work>>;
+  using SumMatrix = Kokkos::View<Accum**, Kokkos::LayoutRight, typename Work::device_type,
+                                 Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+
   explicit Carver(Work const& workspace) : m_next(workspace.data()) {}
 
+  SumMatrix sums(index_t rows, index_t cols) {
+    SumMatrix view(reinterpret_cast<Accum*>(m_next), rows, cols);
+    m_next += k_accum_elements<value_t<Work>> * rows * cols;
+    return view;
+  }
   UnmanagedMatrix<Work> matrix(index_t rows, index_t cols) {
     UnmanagedMatrix<Work> view(m_next, rows, cols);
     m_next += rows * cols;
@@ -71,6 +86,7 @@ void for_each_block(index_t pixels, index_t block, F const& f) {
 
 template <class Exec, class T>
 index_t gemm_convolution_workspace(ConvolutionShape const& s) {
+  constexpr index_t k_sum = k_accum_elements<T>;
   const index_t weights = s.taps() * s.inputs * s.outputs;
   const auto block = [&](index_t pixels, index_t channels, index_t beside) {
     const index_t depth = s.taps() * channels;
@@ -84,10 +100,10 @@ index_t gemm_convolution_workspace(ConvolutionShape const& s) {
       const index_t depth = grid.taps() * s.outputs;
       backward_input =
           std::max(backward_input, block_pixels<Exec>(s.images * grid.height * grid.width, depth) *
-                                       (depth + s.inputs));
+                                       (depth + k_sum * s.inputs));
     }
-  return weights + std::max({block(s.out_pixels(), s.inputs, 0), backward_input,
-                             block(s.out_pixels(), s.inputs, s.outputs)});
+  return std::max({weights + block(s.out_pixels(), s.inputs, 0), weights + backward_input,
+                   k_sum * weights + block(s.out_pixels(), s.inputs, s.outputs)});
 }
 
 inline ChannelStrides weight_strides(ConvolutionShape const& s, WeightLayout layout) {
@@ -137,10 +153,10 @@ void gemm_convolution_backward_input(Exec const& exec, ConvolutionShape const& s
       const index_t depth = grid.taps() * s.outputs;
       const index_t block = block_pixels<Exec>(pixels, depth);
       Carver<Work> carve(workspace);
+      const auto results = carve.sums(block, s.inputs);
       const auto packed = carve.matrix(depth, s.inputs);
       pack_convolution_weight(exec, grid, s.kernel, strides, weight, s.outputs, packed);
       const auto taps = carve.matrix(block, depth);
-      const auto results = carve.matrix(block, s.inputs);
       for_each_block(pixels, block, [&](index_t begin, index_t count) {
         const auto gathered = first_rows(taps, count);
         if (s.kernel == 1 && s.stride == 1) {
@@ -178,7 +194,7 @@ void gemm_convolution_backward_weight(Exec const& exec, ConvolutionShape const& 
   const index_t pixels = s.out_pixels();
   const index_t block = block_pixels<Exec>(pixels, s.taps() * s.inputs);
   Carver<Work> carve(workspace);
-  const auto packed = carve.matrix(depth, outputs);
+  const auto packed = carve.sums(depth, outputs);
   const auto taps = carve.matrix(block, depth);
   const auto held_out = carve.matrix(block, outputs);
   constexpr bool k_all = std::is_same_v<Runs, AllChannels>;

@@ -39,9 +39,10 @@ ConvolutionShape check_images(char const* name, int stride, char const* x_name, 
                               char const* out_name, Out const& out, char const* weight_name,
                               W const& weight) {
   using T = value_t<X>;
-  static_assert(std::is_floating_point_v<T>, "convolution: value type must be float or double");
-  static_assert(std::is_same_v<T, value_t<Out>> && std::is_same_v<T, value_t<W>>,
-                "convolution: images and weights must have the same value type");
+  static_assert(std::is_floating_point_v<accum_t<T>>,
+                "convolution: value type must be float, double or bf16");
+  static_assert(std::is_same_v<T, value_t<Out>>,
+                "convolution: images must have the same value type");
   const auto extent = [](auto const& view, int axis) {
     return static_cast<index_t>(view.extent(axis));
   };
@@ -66,6 +67,8 @@ template <class X, class Out, class W>
 ConvolutionShape check_convolution(char const* name, WeightLayout layout, int stride,
                                    char const* x_name, X const& x, char const* out_name,
                                    Out const& out, char const* weight_name, W const& weight) {
+  static_assert(std::is_same_v<value_t<X>, value_t<W>>,
+                "convolution: images and weights must have the same value type");
   const auto shape = check_images(name, stride, x_name, x, out_name, out, weight_name, weight);
   const int out_axis = layout == WeightLayout::out_in ? 0 : 1;
   require_extent(name, weight_name, weight, out_axis, shape.outputs);
@@ -76,6 +79,8 @@ ConvolutionShape check_convolution(char const* name, WeightLayout layout, int st
 template <class Runs, class X, class DOut, class DW>
 ConvolutionShape check_weight_gradient(char const* name, WeightLayout layout, int stride,
                                        X const& x, DOut const& d_out, DW const& d_weight) {
+  static_assert(std::is_same_v<accum_t<value_t<X>>, value_t<DW>>,
+                "convolution_backward_weight: d_weight must be in accum_t of x");
   const auto shape = check_images(name, stride, "x", x, "d_out", d_out, "d_weight", d_weight);
   const bool out_in = layout == WeightLayout::out_in;
   require_extent(name, "d_weight", d_weight, 1, out_in ? shape.inputs : shape.outputs);

@@ -115,7 +115,7 @@ void gather_taps(Exec const& exec, TapGrid const& grid, Runs const& runs, index_
               copy_channels(team, runs, count, from + (y * grid.source_width + x) * source_channels,
                             target);
             else
-              row_for(team, count, [=](index_t c) { target[c] = T(0); });
+              row_for(team, count, [=](index_t c) { target[c] = T(0.0f); });
             to += count;
           }
         }
@@ -174,7 +174,8 @@ void scatter_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid co
                      int row_residue, int col_residue, index_t begin, Result const& result,
                      double beta, DX const& d_x) {
   using T = value_t<DX>;
-  const T factor = static_cast<T>(beta);
+  using A = accum_t<T>;
+  const A factor = static_cast<A>(beta);
   const index_t height = shape.height, width = shape.width, channels = shape.inputs;
   const int stride = shape.stride;
   Kokkos::parallel_for(
@@ -184,12 +185,15 @@ void scatter_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid co
         const index_t image = pixel / (grid.height * grid.width);
         const index_t row = pixel / grid.width % grid.height * stride + row_residue;
         const index_t col = pixel % grid.width * stride + col_residue;
-        T const* from = result.data() + team.league_rank() * channels;
+        A const* from = result.data() + team.league_rank() * channels;
         T* to = d_x.data() + ((image * height + row) * width + col) * channels;
-        if (factor == T(0))
-          row_for(team, channels, [=](index_t c) { to[c] = from[c]; });
+        const A keep = factor;
+        if (keep == A(0))
+          row_for(team, channels, [=](index_t c) { to[c] = static_cast<T>(from[c]); });
         else
-          row_for(team, channels, [=](index_t c) { to[c] = from[c] + factor * to[c]; });
+          row_for(team, channels, [=](index_t c) {
+            to[c] = static_cast<T>(from[c] + keep * static_cast<A>(to[c]));
+          });
       });
 }
 
@@ -198,8 +202,9 @@ template <class Exec, class DX>
 void scale_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid const& grid,
                    int row_residue, int col_residue, double beta, DX const& d_x) {
   using T = value_t<DX>;
+  using A = accum_t<T>;
   if (beta == 1.0) return;
-  const T factor = static_cast<T>(beta);
+  const A factor = static_cast<A>(beta);
   const index_t height = shape.height, width = shape.width, channels = shape.inputs;
   const int stride = shape.stride;
   Kokkos::parallel_for(
@@ -209,12 +214,13 @@ void scale_residue(Exec const& exec, ConvolutionShape const& shape, TapGrid cons
         const index_t image = pixel / (grid.height * grid.width);
         const index_t row = pixel / grid.width % grid.height * stride + row_residue;
         const index_t col = pixel % grid.width * stride + col_residue;
-        const T old = factor;
+        const A keep = factor;
         T* to = d_x.data() + ((image * height + row) * width + col) * channels;
-        if (old == T(0))
-          row_for(team, channels, [=](index_t c) { to[c] = T(0); });
+        if (keep == A(0))
+          row_for(team, channels, [=](index_t c) { to[c] = T(0.0f); });
         else
-          row_for(team, channels, [=](index_t c) { to[c] *= old; });
+          row_for(team, channels,
+                  [=](index_t c) { to[c] = static_cast<T>(keep * static_cast<A>(to[c])); });
       });
 }
 
