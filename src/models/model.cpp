@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/model.hpp"
 
-#include <stdexcept>
-
 #include "models/llama.hpp"
 #include "models/resnet.hpp"
 
@@ -14,10 +12,7 @@ std::unique_ptr<Model<V>> make_model(ModelConfig const& config, ModelSubnetwork 
   if (config.kind == ModelKind::llama)
     return std::make_unique<Llama<V>>(config.llama, subnetwork, max_batch, max_seq_len,
                                       config.recompute, with_backward);
-  if constexpr (std::is_same_v<V, kernels::bf16>)
-    throw std::invalid_argument("make_model: only a LLaMA exists in bf16");
-  else
-    return std::make_unique<Resnet<V>>(config.resnet, subnetwork, max_batch, with_backward);
+  return std::make_unique<Resnet<V>>(config.resnet, subnetwork, max_batch, with_backward);
 }
 
 template std::unique_ptr<Model<float>> make_model<float>(ModelConfig const&, ModelSubnetwork const&,

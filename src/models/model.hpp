@@ -64,7 +64,7 @@ class Model {
 };
 
 /// A model with buffers for batches of up to max_batch samples (of up to max_seq_len tokens each).
-/// V is float, double or, for a LLaMA, bf16; std::invalid_argument for another model in bf16.
+/// V is float, double or bf16.
 template <class V>
 std::unique_ptr<Model<V>> make_model(ModelConfig const& config, ModelSubnetwork const& subnetwork,
                                      index_t max_batch, index_t max_seq_len, bool with_backward);

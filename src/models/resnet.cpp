@@ -105,7 +105,7 @@ Resnet<V>::Resnet(ResnetConfig const& config, ModelSubnetwork const& subnetwork,
   m_d_features = allocate<V>("d_features", size.features);
   m_d_inner = allocate<V>("d_inner", size.inner);
   for (View1<V>& stream : m_d_stream) stream = allocate<V>("d_stream", size.stem);
-  m_d_affine = allocate<V>("d_affine", 2 * m_plan.max_channels);
+  m_d_affine = allocate<Accum>("d_affine", 2 * m_plan.max_channels);
   m_sums = allocate<Accum>("batch_norm_sums", 2 * m_plan.max_channels);
   m_runs = upload_runs(m_plan);
 }
@@ -115,15 +115,16 @@ typename Resnet<V>::Norm Resnet<V>::make_norm(index_t channels) const {
   Norm norm;
   norm.mean = allocate<Accum>("batch_mean", channels);
   norm.rstd = allocate<Accum>("batch_rstd", channels);
-  norm.running_mean = allocate<V>("running_mean", channels);
-  norm.running_var = allocate<V>("running_var", channels);
+  norm.running_mean = allocate<Accum>("running_mean", channels);
+  norm.running_var = allocate<Accum>("running_var", channels);
   return norm;
 }
 
 template <class V>
-Window4<V> Resnet<V>::kernel(ParameterTable const& table, View1<V> const& flat, int tensor) const {
+template <class T>
+Window4<T> Resnet<V>::kernel(ParameterTable const& table, View1<T> const& flat, int tensor) const {
   auto const& shape = table.tensors()[tensor].shape;
-  return Window4<V>(flat.data() + table.offset(tensor), table.held_rows(tensor), shape[1], shape[2],
+  return Window4<T>(flat.data() + table.offset(tensor), table.held_rows(tensor), shape[1], shape[2],
                     shape[3]);
 }
 
@@ -169,8 +170,8 @@ void Resnet<V>::prepare_norm(Pass const& pass, Window2<V> const& x, BatchNormTen
     return;
   }
   if (!pass.accumulate) {
-    Kokkos::deep_copy(pass.exec, norm.running_mean, V(0));
-    Kokkos::deep_copy(pass.exec, norm.running_var, V(0));
+    Kokkos::deep_copy(pass.exec, norm.running_mean, Accum(0));
+    Kokkos::deep_copy(pass.exec, norm.running_var, Accum(0));
   }
   const Window2<Accum> partials(m_partials.data(),
                                 kernels::batch_norm_chunks(static_cast<index_t>(x.extent(0))),
@@ -198,7 +199,7 @@ void Resnet<V>::forward(ExecSpace const& exec, View1<V> const& weights, Images c
 
 template <class V>
 void Resnet<V>::forward_training(ExecSpace const& exec, View1<V> const& weights,
-                                 Images const& images, bool accumulate, View1<V> const& grads,
+                                 Images const& images, bool accumulate, View1<Accum> const& grads,
                                  ForwardObserver* observer) {
   Region region("sdp::models::resnet_forward_training");
   if (!m_with_backward)
@@ -221,8 +222,8 @@ void Resnet<V>::take_statistics(ExecSpace const& exec, View1<V> const& weights) 
   ParameterTable const& table = m_subnetwork.weights;
   const auto take = [&](BatchNormTensors const& t, Norm const& norm) {
     if (norm.running_mean.extent(0) == 0) return;
-    Kokkos::deep_copy(exec, table.vector(weights, t.running_mean), norm.running_mean);
-    Kokkos::deep_copy(exec, table.vector(weights, t.running_var), norm.running_var);
+    kernels::convert(exec, norm.running_mean, table.vector(weights, t.running_mean));
+    kernels::convert(exec, norm.running_var, table.vector(weights, t.running_var));
   };
   take(m_where.stem_bn, m_stem_norm);
   for (std::size_t b = 0; b < m_blocks.size(); ++b) {
@@ -311,7 +312,7 @@ View1<V> Resnet<V>::run_block(Pass const& pass, std::size_t b, View1<V> const& i
                                    images(m_inner_out, shape.size, part.inner),
                                    kernel(table, pass.weights, t.conv2), m_work, branch);
     } else {
-      Kokkos::deep_copy(exec, branch, V(0));
+      kernels::fill(exec, 0.0, rows(block.branch, shape, shape.channels));
     }
     prepare_norm(pass, rows(block.branch, shape, shape.channels), t.bn2, part.branch_held,
                  block.branch_norm);
@@ -367,7 +368,7 @@ void Resnet<V>::loss(ExecSpace const& exec, View1<V> const& weights, Labels cons
 
 template <class V>
 void Resnet<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, Labels const& labels,
-                              double grad_scale, bool accumulate, View1<V> const& grads,
+                              double grad_scale, bool accumulate, View1<Accum> const& grads,
                               View1<Accum> const& losses, double label_smoothing) {
   Region region("sdp::models::resnet_loss_backward");
   classify(exec, weights);
@@ -379,7 +380,7 @@ void Resnet<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, La
       Window1<Accum>(losses.data(), m_batch), label_smoothing);
   ParameterTable const& table = m_subnetwork.gradients;
   const auto d_bias = table.vector(grads, m_where.classifier_bias);
-  if (!accumulate) Kokkos::deep_copy(exec, d_bias, V(0));
+  if (!accumulate) Kokkos::deep_copy(exec, d_bias, Accum(0));
   kernels::bias_backward(exec, d_logits, d_bias);
   kernels::linear_backward_weight(exec, WeightLayout::out_in, features, d_logits,
                                   table.matrix(grads, m_where.classifier), accumulate ? 1.0 : 0.0);
@@ -390,39 +391,39 @@ void Resnet<V>::loss_backward(ExecSpace const& exec, View1<V> const& weights, La
 /// Everything below the classifier accumulates and starts at zero; statistics are written by
 /// forward.
 template <class V>
-void Resnet<V>::start_gradients(ExecSpace const& exec, View1<V> const& grads) {
+void Resnet<V>::start_gradients(ExecSpace const& exec, View1<Accum> const& grads) {
   ParameterTable const& table = m_subnetwork.gradients;
   for (std::size_t i = 0; i < table.tensors().size(); ++i) {
     const int tensor = static_cast<int>(i);
     if (table.tensors()[i].statistic || table.held_rows(tensor) == 0 ||
         tensor == m_where.classifier || tensor == m_where.classifier_bias)
       continue;
-    Kokkos::deep_copy(exec, table.vector(grads, tensor), V(0));
+    Kokkos::deep_copy(exec, table.vector(grads, tensor), Accum(0));
   }
 }
 
 /// Backward through a batch norm whose output was multiplied by `factor`.
 template <class V>
-void Resnet<V>::backward_norm(ExecSpace const& exec, View1<V> const& weights, View1<V> const& grads,
-                              Activation activation, BatchNormTensors const& t,
-                              HeldChannels const& held, Norm const& norm, double factor,
-                              Window2<V> const& d_out, Window2<V> const& out, Window2<V> const& x,
-                              Window2<V> const& d_x) {
+void Resnet<V>::backward_norm(ExecSpace const& exec, View1<V> const& weights,
+                              View1<Accum> const& grads, Activation activation,
+                              BatchNormTensors const& t, HeldChannels const& held, Norm const& norm,
+                              double factor, Window2<V> const& d_out, Window2<V> const& out,
+                              Window2<V> const& x, Window2<V> const& d_x) {
   const auto channels = static_cast<index_t>(x.extent(1));
   const Window2<Accum> partials(m_partials.data(),
                                 kernels::batch_norm_chunks(static_cast<index_t>(x.extent(0))),
                                 2 * channels);
   const Window2<Accum> sums(m_sums.data(), 2, channels);
   const auto scale = affine(exec, weights, t, factor).first;
-  Window1<V> d_scale = m_subnetwork.gradients.vector(grads, t.scale);
-  Window1<V> d_shift = m_subnetwork.gradients.vector(grads, t.shift);
-  const Window1<V> sum_scale = d_scale, sum_shift = d_shift;
+  Window1<Accum> d_scale = m_subnetwork.gradients.vector(grads, t.scale);
+  Window1<Accum> d_shift = m_subnetwork.gradients.vector(grads, t.shift);
+  const Window1<Accum> sum_scale = d_scale, sum_shift = d_shift;
   const auto count = static_cast<index_t>(d_scale.extent(0));
   const bool scaled = factor != 1.0 && count > 0;
   if (scaled) {
-    d_scale = Window1<V>(m_d_affine.data(), count);
-    d_shift = Window1<V>(m_d_affine.data() + count, count);
-    Kokkos::deep_copy(exec, Window1<V>(m_d_affine.data(), 2 * count), V(0));
+    d_scale = Window1<Accum>(m_d_affine.data(), count);
+    d_shift = Window1<Accum>(m_d_affine.data() + count, count);
+    Kokkos::deep_copy(exec, Window1<Accum>(m_d_affine.data(), 2 * count), Accum(0));
   }
   with_channels(held, [&](auto const& named) {
     kernels::batch_norm_backward(exec, activation, d_out, out, x, norm.mean, norm.rstd, scale,
@@ -437,7 +438,7 @@ void Resnet<V>::backward_norm(ExecSpace const& exec, View1<V> const& weights, Vi
 /// names the buffer that has it.
 template <class V>
 void Resnet<V>::backward_block(ExecSpace const& exec, View1<V> const& weights,
-                               View1<V> const& grads, std::size_t b, View1<V>& d_stream,
+                               View1<Accum> const& grads, std::size_t b, View1<V>& d_stream,
                                View1<V>& d_other) {
   ResnetBlockPlan const& part = m_plan.blocks[b];
   ResnetBlock const& shape = part.block;
@@ -502,7 +503,7 @@ void Resnet<V>::backward_block(ExecSpace const& exec, View1<V> const& weights,
 
 template <class V>
 void Resnet<V>::backward(ExecSpace const& exec, View1<V> const& weights, Images const& images,
-                         bool accumulate, View1<V> const& grads, BackwardObserver* observer) {
+                         bool accumulate, View1<Accum> const& grads, BackwardObserver* observer) {
   Region region("sdp::models::resnet_backward");
   if (!m_with_backward)
     throw std::logic_error("Resnet::backward: the model was built for inference only");
@@ -536,5 +537,6 @@ void Resnet<V>::backward(ExecSpace const& exec, View1<V> const& weights, Images 
 
 template class Resnet<float>;
 template class Resnet<double>;
+template class Resnet<kernels::bf16>;
 
 }  // namespace sdp

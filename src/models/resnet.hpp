@@ -32,7 +32,8 @@ namespace sdp {
 /// running statistics is written as the "gradient" of the stored ones, which are read in inference
 /// alone: the exponential average of the batches of an update, started at zero, to which
 /// statistics_kept() of the stored average is to be added. All buffers are allocated by the
-/// constructor; a step allocates nothing and does not wait for the device. V is float or double.
+/// constructor; a step allocates nothing and does not wait for the device. V is float, double or
+/// bf16; gradients of weights, statistics and losses are in the accumulation type of V.
 template <class V>
 class Resnet : public Model<V> {
  public:
@@ -56,7 +57,7 @@ class Resnet : public Model<V> {
   /// contribute to the running statistics to their rows of grads. `accumulate`: this is not the
   /// first of them.
   void forward_training(ExecSpace const& exec, View1<V> const& weights, Images const& images,
-                        bool accumulate, View1<V> const& grads,
+                        bool accumulate, View1<Accum> const& grads,
                         ForwardObserver* observer = nullptr);
 
   /// Losses (B) of the last forward pass against labels, in nats.
@@ -66,14 +67,14 @@ class Resnet : public Model<V> {
   /// As loss(), and starts backward: gradients of grad_scale * sum of losses for the classifier,
   /// and for the features below it. `accumulate` adds to the gradients instead of overwriting them.
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Labels const& labels,
-                     double grad_scale, bool accumulate, View1<V> const& grads,
+                     double grad_scale, bool accumulate, View1<Accum> const& grads,
                      View1<Accum> const& losses, double label_smoothing = 0.0);
 
   /// The rest of backward, after loss_backward. `images` are those of forward_training. Every
   /// element of the gradient table but the statistics is written. The observer, when given, hears
   /// how much of the gradient buffer is final.
   void backward(ExecSpace const& exec, View1<V> const& weights, Images const& images,
-                bool accumulate, View1<V> const& grads, BackwardObserver* observer);
+                bool accumulate, View1<Accum> const& grads, BackwardObserver* observer);
 
   /// Logits (B,K) of the last forward pass or loss.
   void logits(ExecSpace const& exec, View1<V> const& weights, View2<V> const& logits);
@@ -82,7 +83,7 @@ class Resnet : public Model<V> {
   /// average cumulatively: those of each batch count the same (PyTorch's momentum = None).
   void recalibrate(ExecSpace const& exec, View1<V> const& weights, Images const& images,
                    std::int64_t number);
-  /// Overwrites the running statistics among the weights by those of recalibrate().
+  /// Overwrites the running statistics among the weights by those of recalibrate(), rounded to V.
   void take_statistics(ExecSpace const& exec, View1<V> const& weights) const;
 
   // The same for a batch of any model.
@@ -91,7 +92,7 @@ class Resnet : public Model<V> {
     forward(exec, weights, batch.images, observer);
   }
   void forward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch, bool accumulate,
-               View1<V> const& grads, ForwardObserver* observer) override {
+               View1<Accum> const& grads, ForwardObserver* observer) override {
     forward_training(exec, weights, batch.images, accumulate, grads, observer);
   }
   void loss(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
@@ -99,13 +100,13 @@ class Resnet : public Model<V> {
     loss(exec, weights, labels_of(batch), losses, observer);
   }
   void loss_backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch,
-                     double grad_scale, bool accumulate, View1<V> const& grads,
+                     double grad_scale, bool accumulate, View1<Accum> const& grads,
                      View1<Accum> const& losses, double label_smoothing) override {
     loss_backward(exec, weights, labels_of(batch), grad_scale, accumulate, grads, losses,
                   label_smoothing);
   }
   void backward(ExecSpace const& exec, View1<V> const& weights, Batch const& batch, bool accumulate,
-                View1<V> const& grads, BackwardObserver* observer) override {
+                View1<Accum> const& grads, BackwardObserver* observer) override {
     backward(exec, weights, batch.images, accumulate, grads, observer);
   }
   bool correct(ExecSpace const& exec, Batch const& batch,
@@ -124,10 +125,10 @@ class Resnet : public Model<V> {
 
   /// What normalises one activation.
   struct Norm {
-    View1<Accum> mean;      // (C)
-    View1<Accum> rstd;      // (C)
-    View1<V> running_mean;  // (C) over the batches since the last update, started at zero
-    View1<V> running_var;   // (C) the same
+    View1<Accum> mean;          // (C)
+    View1<Accum> rstd;          // (C)
+    View1<Accum> running_mean;  // (C) over the batches since the last update, started at zero
+    View1<Accum> running_var;   // (C) the same
   };
   struct Block {
     View1<V> inner;      // (P,C) output of conv1
@@ -143,7 +144,7 @@ class Resnet : public Model<V> {
     View1<V> const& weights;
     bool training = false;
     bool accumulate = false;
-    View1<V> grads;  ///< empty: statistics stay in the model
+    View1<Accum> grads;  ///< empty: statistics stay in the model
     double momentum = k_momentum;
   };
 
@@ -156,10 +157,10 @@ class Resnet : public Model<V> {
   void prepare_norm(Pass const& pass, Window2<V> const& x, BatchNormTensors const& t,
                     HeldChannels const& held, Norm const& norm);
   void classify(ExecSpace const& exec, View1<V> const& weights);
-  void start_gradients(ExecSpace const& exec, View1<V> const& grads);
-  void backward_block(ExecSpace const& exec, View1<V> const& weights, View1<V> const& grads,
+  void start_gradients(ExecSpace const& exec, View1<Accum> const& grads);
+  void backward_block(ExecSpace const& exec, View1<V> const& weights, View1<Accum> const& grads,
                       std::size_t b, View1<V>& d_stream, View1<V>& d_other);
-  void backward_norm(ExecSpace const& exec, View1<V> const& weights, View1<V> const& grads,
+  void backward_norm(ExecSpace const& exec, View1<V> const& weights, View1<Accum> const& grads,
                      kernels::Activation activation, BatchNormTensors const& t,
                      HeldChannels const& held, Norm const& norm, double factor,
                      Window2<V> const& d_out, Window2<V> const& out, Window2<V> const& x,
@@ -167,7 +168,7 @@ class Resnet : public Model<V> {
   template <class F>
   void with_channels(HeldChannels const& held, F&& f) const;
   Window1<kernels::ColumnRun> runs_of(HeldChannels const& held) const;
-  /// The scale and shift of a batch norm times a factor on its output.
+  /// The scale and shift of a batch norm times a factor on its output, rounded to V.
   std::pair<Window1<V>, Window1<V>> affine(ExecSpace const& exec, View1<V> const& weights,
                                            BatchNormTensors const& t, double factor);
   double branch_scale(std::size_t block) const {
@@ -180,7 +181,8 @@ class Resnet : public Model<V> {
     return Window4<V>(buffer.data(), m_batch, size, size, channels);
   }
   /// A convolution's weight, or its gradient, as a table holds it.
-  Window4<V> kernel(ParameterTable const& table, View1<V> const& flat, int tensor) const;
+  template <class T>
+  Window4<T> kernel(ParameterTable const& table, View1<T> const& flat, int tensor) const;
 
   ResnetConfig m_config;
   ModelSubnetwork m_subnetwork;
@@ -203,7 +205,7 @@ class Resnet : public Model<V> {
   View1<V> m_d_inner;       // (P,C)
   View1<V> m_d_stream[2];   // (P,C) gradients of the residual stream, before and after a block
   View1<V> m_affine;        // (2C) scaled scale and shift
-  View1<V> m_d_affine;      // (2C) their gradients
+  View1<Accum> m_d_affine;  // (2C) their gradients
   View1<Accum> m_partials;  // (chunks,2C)
   View1<Accum> m_sums;      // (2,C)
   View1<kernels::ColumnRun> m_runs;
@@ -211,5 +213,6 @@ class Resnet : public Model<V> {
 
 extern template class Resnet<float>;
 extern template class Resnet<double>;
+extern template class Resnet<kernels::bf16>;
 
 }  // namespace sdp

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/resnet_costs.hpp"
 
+#include <algorithm>
+
 #include "models/resnet_plan.hpp"
 #include "models/resnet_tensors.hpp"
 
@@ -39,17 +41,22 @@ std::int64_t resnet_activation_bytes(ResnetConfig const& config, ParameterTable 
     return (count * static_cast<index_t>(size) + 7) / 8 * 8;
   };
   const auto values = [&](index_t count) { return bytes(count, element_bytes); };
-  const auto norm = [&](index_t channels) { return 4 * values(channels); };
-  const index_t work = element_bytes == sizeof(double)
-                           ? resnet_workspace<double>(config, plan, max_batch)
-                           : resnet_workspace<float>(config, plan, max_batch);
-  std::int64_t total = values(work) + 2 * values(sizes.stem)              // stem, stem_out
-                       + norm(config.width) + 2 * values(sizes.inner)     // inner_out, d_inner
-                       + 2 * values(sizes.features)                       // features, d_features
-                       + values(max_batch * config.num_classes)           // logits
-                       + 2 * values(2 * plan.max_channels)                // affine, d_affine
-                       + values(sizes.partials) + 2 * values(sizes.stem)  // d_stream
-                       + values(2 * plan.max_channels)                    // sums
+  // Sums and statistics of two-byte types take four.
+  const auto sums = [&](index_t count) {
+    return bytes(count, std::max(element_bytes, sizeof(float)));
+  };
+  const auto norm = [&](index_t channels) { return 4 * sums(channels); };
+  const index_t work =
+      element_bytes == sizeof(double)  ? resnet_workspace<double>(config, plan, max_batch)
+      : element_bytes == sizeof(float) ? resnet_workspace<float>(config, plan, max_batch)
+                                       : resnet_workspace<kernels::bf16>(config, plan, max_batch);
+  std::int64_t total = values(work) + 2 * values(sizes.stem)            // stem, stem_out
+                       + norm(config.width) + 2 * values(sizes.inner)   // inner_out, d_inner
+                       + 2 * values(sizes.features)                     // features, d_features
+                       + values(max_batch * config.num_classes)         // logits
+                       + values(2 * plan.max_channels)                  // affine
+                       + 2 * sums(2 * plan.max_channels)                // d_affine, sums
+                       + sums(sizes.partials) + 2 * values(sizes.stem)  // d_stream
                        + bytes(plan.runs, sizeof(kernels::ColumnRun));
   for (ResnetBlockPlan const& part : plan.blocks) {
     const ResnetBlockSizes block = resnet_block_sizes(part, max_batch);

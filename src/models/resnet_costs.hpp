@@ -17,7 +17,7 @@ SampleFlops resnet_sample_flops(ResnetConfig const& config, ParameterTable const
                                 ParameterTable const& gradients);
 
 /// Bytes that a Resnet with backward allocates as activations for batches of max_batch images of
-/// `element_bytes` wide elements (4 or 8).
+/// `element_bytes` wide elements (8, 4, or 2 of bf16).
 std::int64_t resnet_activation_bytes(ResnetConfig const& config, ParameterTable const& weights,
                                      ParameterTable const& gradients, index_t max_batch,
                                      std::size_t element_bytes);

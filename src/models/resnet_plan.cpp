@@ -98,5 +98,6 @@ index_t resnet_workspace(ResnetConfig const& config, ResnetPlan const& plan, ind
 
 template index_t resnet_workspace<float>(ResnetConfig const&, ResnetPlan const&, index_t);
 template index_t resnet_workspace<double>(ResnetConfig const&, ResnetPlan const&, index_t);
+template index_t resnet_workspace<kernels::bf16>(ResnetConfig const&, ResnetPlan const&, index_t);
 
 }  // namespace sdp

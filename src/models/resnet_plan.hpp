@@ -62,5 +62,7 @@ index_t resnet_workspace(ResnetConfig const& config, ResnetPlan const& plan, ind
 
 extern template index_t resnet_workspace<float>(ResnetConfig const&, ResnetPlan const&, index_t);
 extern template index_t resnet_workspace<double>(ResnetConfig const&, ResnetPlan const&, index_t);
+extern template index_t resnet_workspace<kernels::bf16>(ResnetConfig const&, ResnetPlan const&,
+                                                        index_t);
 
 }  // namespace sdp

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "models/resnet.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,9 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "models/resnet_units.hpp"
 #include "optim/optimizer.hpp"
-#include "tests/models/tables.hpp"
+#include "tests/models/resnet_support.hpp"
 #include "tests/support/references.hpp"
 
 namespace sdp {
@@ -19,68 +16,19 @@ namespace {
 
 using test::expect_same_tensors;
 using test::get_values;
-using test::nan_vector;
-using test::noise;
+using test::narrow_resnet;
+using test::random_weights;
 using test::Reference;
 using test::relative_error;
+using test::resnet_masks;
+using test::ResnetMask;
 using test::restricted;
+using test::units_of;
 using test::Values;
-using test::vector_of;
 using test::with_zeros;
 
-/// A model with its buffers and one batch; gradients start as NaN, so that an element left out
-/// shows.
 template <class V>
-struct Worker {
-  Worker(ResnetConfig const& config, ModelSubnetwork const& subnetwork, index_t batch,
-         Values const& weight_values)
-      : model(config, subnetwork, batch, true),
-        weights(vector_of<V>(weight_values)),
-        grads(nan_vector<V>(subnetwork.gradients.size())),
-        losses(nan_vector<V>(batch)),
-        images("images", batch, k_resnet_image_size, k_resnet_image_size, config.in_channels),
-        labels("labels", batch) {
-    const Values pixels = noise(static_cast<index_t>(images.size()), 5, -2.0, 2.0);
-    set_images(pixels);
-    auto host = Kokkos::create_mirror_view(labels);
-    const Values values = noise(batch, 6, 0.0, static_cast<double>(config.num_classes));
-    for (index_t i = 0; i < batch; ++i) host(i) = static_cast<std::int32_t>(values[i]);
-    Kokkos::deep_copy(labels, host);
-  }
-
-  void set_images(Values const& pixels) {
-    test::set_values(View1<V>(images.data(), images.size()), pixels);
-  }
-  void step(index_t first, index_t count, bool accumulate, BackwardObserver* observer = nullptr,
-            ForwardObserver* forward_observer = nullptr, double smoothing = 0.0) {
-    const auto some = std::make_pair(first, first + count);
-    const typename Resnet<V>::Images part =
-        Kokkos::subview(images, some, Kokkos::ALL, Kokkos::ALL, Kokkos::ALL);
-    const typename Resnet<V>::Labels part_labels = Kokkos::subview(labels, some);
-    model.forward_training(exec, weights, part, accumulate, grads, forward_observer);
-    model.loss_backward(exec, weights, part_labels, 1.0 / static_cast<double>(images.extent(0)),
-                        accumulate, grads, Kokkos::subview(losses, some), smoothing);
-    model.backward(exec, weights, part, accumulate, grads, observer);
-    exec.fence();
-  }
-  Worker& step() {
-    step(0, static_cast<index_t>(images.extent(0)), false);
-    return *this;
-  }
-  double loss() const {
-    double sum = 0;
-    for (double value : get_values(losses)) sum += value;
-    return sum / static_cast<double>(images.extent(0));
-  }
-  Values gradients() const { return get_values(grads); }
-
-  ExecSpace exec;
-  Resnet<V> model;
-  View1<V> weights, grads;
-  View1<typename Resnet<V>::Accum> losses;
-  View4<V> images;
-  View1<std::int32_t> labels;
-};
+using Worker = test::ResnetWorker<V>;
 
 // The recorded runs; the formula is that of make_resnet_references.py.
 
@@ -265,46 +213,6 @@ TEST(Resnet, FollowsPyTorchInSinglePrecision) {
 
 // Subnetworks of a narrow model.
 
-ResnetConfig narrow() {
-  return {5, 2, 4};
-}
-
-UnitSet units_of(ResnetConfig const& config, Level level) {
-  SdpConfig sdp;
-  sdp.regime = Regime::forward;
-  sdp.level = level;
-  sdp.neuron_group = 2;
-  return resnet_units(config, sdp);
-}
-
-Values random_weights(ResnetConfig const& config) {
-  const ParameterTable table(resnet_tensors(config));
-  Values values = noise(table.size(), 11, -0.4, 0.4);
-  for (Span const& span : table.spans())
-    if (table.tensors()[span.tensor].init == Init::ones)
-      for (index_t i = 0; i < table.held_size(span.tensor); ++i) values[span.offset + i] += 1.0;
-  return values;
-}
-
-struct Mask {
-  Level level;
-  std::function<bool(Unit const&)> keep;
-};
-std::vector<Mask> masks() {
-  const auto blocks = [](std::vector<int> held) {
-    return [held](Unit const& unit) {
-      return std::find(held.begin(), held.end(), unit.block) != held.end();
-    };
-  };
-  return {{Level::block, blocks({0, 2, 5, 7})},
-          {Level::block, blocks({1, 3, 4, 6})},
-          {Level::block, blocks({})},
-          {Level::neuron, [](Unit const& u) { return u.rows[0].begin / 2 % 2 == u.block % 2; }},
-          {Level::neuron, [](Unit const& u) { return u.rows[0].begin == 2; }},
-          // No inner channel at all in some blocks.
-          {Level::neuron, [](Unit const& u) { return u.block % 3 == 0; }}};
-}
-
 /// Rows of the table whose elements a comparison with the dense model may look at: what is held,
 /// but for running statistics.
 Values without_statistics(ParameterTable const& table, Values values) {
@@ -316,10 +224,10 @@ Values without_statistics(ParameterTable const& table, Values values) {
 }
 
 TEST(Resnet, ForwardMaskedEqualsTheDenseModelWithZeroedUnits) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   const Values all = random_weights(config);
-  for (Mask const& mask : masks()) {
+  for (ResnetMask const& mask : resnet_masks()) {
     const ParameterTable part =
         test::table_of(whole.tensors(), units_of(config, mask.level), mask.keep);
     Worker<double> small(config, {part, part, {}}, 3, restricted(all, part));
@@ -333,12 +241,12 @@ TEST(Resnet, ForwardMaskedEqualsTheDenseModelWithZeroedUnits) {
 }
 
 TEST(Resnet, BackwardMaskedGradientsAreTheDenseOnesOfHeldRows) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   const Values all = random_weights(config);
   Worker<double> dense(config, {whole, whole, {}}, 3, all);
   dense.step();
-  for (Mask const& mask : masks()) {
+  for (ResnetMask const& mask : resnet_masks()) {
     const ParameterTable part =
         test::table_of(whole.tensors(), units_of(config, mask.level), mask.keep);
     Worker<double> masked(config, {whole, part, {}}, 3, all);
@@ -349,7 +257,7 @@ TEST(Resnet, BackwardMaskedGradientsAreTheDenseOnesOfHeldRows) {
 }
 
 TEST(Resnet, EverythingHeldIsTheDenseModelBitForBit) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   for (Level level : {Level::block, Level::neuron}) {
     const ParameterTable units =
@@ -364,11 +272,11 @@ TEST(Resnet, EverythingHeldIsTheDenseModelBitForBit) {
 }
 
 TEST(Resnet, MicroBatchesAddUpAndStatisticsGoOn) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   const Values all = random_weights(config);
   const ParameterTable part =
-      test::table_of(whole.tensors(), units_of(config, Level::neuron), masks()[3].keep);
+      test::table_of(whole.tensors(), units_of(config, Level::neuron), resnet_masks()[3].keep);
   for (ParameterTable const* held : std::initializer_list<ParameterTable const*>{&whole, &part}) {
     Worker<double> together(config, {whole, *held, {}}, 4, all);
     together.step(0, 2, false);
@@ -390,7 +298,7 @@ TEST(Resnet, MicroBatchesAddUpAndStatisticsGoOn) {
 }
 
 TEST(Resnet, ScalesMultiplyWhatBlocksAdd) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   const auto where = resnet_tensor_indices(config);
   const Values all = random_weights(config);
@@ -467,10 +375,10 @@ class Arriving : public ForwardObserver {
 };
 
 TEST(Resnet, ReportsGradientsOnceFinalAndAsksForWeightsBeforeItReadsThem) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   const Values all = random_weights(config);
-  for (Mask const& mask : masks()) {
+  for (ResnetMask const& mask : resnet_masks()) {
     const ParameterTable part =
         test::table_of(whole.tensors(), units_of(config, mask.level), mask.keep);
     Worker<double> worker(config, {part, part, {}}, 2, restricted(all, part));
@@ -486,10 +394,10 @@ TEST(Resnet, ReportsGradientsOnceFinalAndAsksForWeightsBeforeItReadsThem) {
 }
 
 TEST(Resnet, AGradientWithoutItsWeightAndImagesThatDoNotFitAreRefused) {
-  const ResnetConfig config = narrow();
+  const ResnetConfig config = narrow_resnet();
   const ParameterTable whole(resnet_tensors(config));
   const ParameterTable part =
-      test::table_of(whole.tensors(), units_of(config, Level::neuron), masks()[3].keep);
+      test::table_of(whole.tensors(), units_of(config, Level::neuron), resnet_masks()[3].keep);
   EXPECT_THROW(Resnet<float>(config, {part, whole, {}}, 2, true), std::invalid_argument);
   Worker<float> worker(config, {whole, whole, {}}, 1, random_weights(config));
   const View4<float> two("two", 2, k_resnet_image_size, k_resnet_image_size, config.in_channels);
