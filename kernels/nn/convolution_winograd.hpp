@@ -34,8 +34,8 @@ struct WinogradPlan {
     if constexpr (!k_is_host<Exec>) {
       return std::max<index_t>(64, (index_t(1) << 25) / (k_positions * (inputs + outputs)));
     } else {
-      constexpr index_t k_unpacked = 1000000, k_elements = index_t(1) << 18;
-      constexpr index_t k_step = 16, k_least = 3 * k_step, k_packed = 128;
+      constexpr index_t k_unpacked = 1000000, k_elements = index_t(1) << 17;
+      constexpr index_t k_step = 16, k_least = 2 * k_step, k_packed = 128;
       const index_t unpacked = k_unpacked / (inputs * outputs);
       if (unpacked < k_least) return k_packed;
       const index_t fitting = k_elements / (k_positions * (inputs + outputs));

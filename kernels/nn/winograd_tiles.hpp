@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "kernels/core/simd.hpp"
+#include "kernels/core/lanes.hpp"
 #include "kernels/nn/convolution_gemm.hpp"
 #include "kernels/nn/winograd_transforms.hpp"
 
@@ -9,47 +9,6 @@
 // multiplies them, and back.
 
 namespace sdp::kernels::Details {
-
-#if defined(__CUDACC__)
-// nvcc refuses vector types in functions that it might compile for the device.
-template <class Exec, class A>
-inline constexpr int k_lanes = 1;
-#else
-/// Channels that a thread transforms together.
-template <class Exec, class A>
-inline constexpr int k_lanes = k_is_host<Exec> ? k_simd_bytes / static_cast<int>(sizeof(A)) : 1;
-#endif
-
-template <class A, int N>
-struct LaneType {
-#if !defined(__CUDACC__)
-  typedef A type __attribute__((vector_size(N * sizeof(A))));
-#endif
-};
-template <class A>
-struct LaneType<A, 1> {
-  using type = A;
-};
-template <class A, int N>
-using Lanes = typename LaneType<A, N>::type;
-
-/// The first `count` of N values; N of them where count is that constant.
-template <int N, class A, class Count>
-KOKKOS_FORCEINLINE_FUNCTION Lanes<A, N> load_lanes(A const* from, Count count) {
-  Lanes<A, N> lanes = {};
-  if constexpr (std::is_same_v<Count, FixedCount<N>>)
-    memcpy(&lanes, from, sizeof(lanes));
-  else
-    memcpy(&lanes, from, static_cast<std::size_t>(count) * sizeof(A));
-  return lanes;
-}
-template <int N, class A, class Count>
-KOKKOS_FORCEINLINE_FUNCTION void store_lanes(Lanes<A, N> const& lanes, A* to, Count count) {
-  if constexpr (std::is_same_v<Count, FixedCount<N>>)
-    memcpy(to, &lanes, sizeof(lanes));
-  else
-    memcpy(to, &lanes, static_cast<std::size_t>(count) * sizeof(A));
-}
 
 /// f(first source channel, first target channel, channels) for groups of up to N channels; the
 /// number is a constant where it is N.
@@ -77,6 +36,15 @@ struct TileGrid {
 
 inline TileGrid tile_grid(ConvolutionShape const& s, int m) {
   return {s.height, s.width, (s.height + m - 1) / m, (s.width + m - 1) / m};
+}
+
+/// The pixel `inner` rows and columns inside the tile after this one. Caches do not foresee the
+/// pixels from there on, which no tile before has touched.
+template <int M>
+KOKKOS_FORCEINLINE_FUNCTION index_t next_tile(TileGrid const& grid, index_t tile, int inner) {
+  const index_t next = tile + 1, image = next / (grid.rows * grid.cols);
+  const index_t row = next / grid.cols % grid.rows * M + inner, col = next % grid.cols * M + inner;
+  return (image * grid.height + row) * grid.width + col;
 }
 
 /// One matrix (rows, cols) for each position of a tile, `stride` elements apart.
@@ -120,11 +88,16 @@ void winograd_transform_images(Exec const& exec, TileGrid const& grid, Runs cons
         const index_t left = tile % grid.cols * M - (Adjoint ? 0 : 1);
         const index_t height = grid.height, width = grid.width, stride = channels;
         const index_t plane = planes.stride;
-        A const* from = x.data() + image * height * width * stride;
+        A const* const all = x.data();
+        A const* from = all + image * height * width * stride;
         A* to = planes.data + team.league_rank() * planes.cols;
         const bool inside =
             top >= 0 && left >= 0 && top + k_size <= height && left + k_size <= width;
+        const index_t ahead = next_tile<M>(grid, tile, Adjoint ? 0 : 1);
         const auto transform = [=](index_t source, index_t target, auto count) {
+          for (int i = 0; i < M; ++i)
+            for (int j = 0; j < M; ++j)
+              prefetch<Exec>(all, (ahead + i * width + j) * stride + source);
           Lane partial[k_tile][k_size];
           for (int j = 0; j < k_size; ++j) {
             Lane pixel[k_size], column[k_tile];
@@ -181,8 +154,13 @@ void winograd_transform_products(Exec const& exec, TileGrid const& grid, Planes<
         const index_t plane = planes.stride;
         const A old = factor;
         A const* from = planes.data + team.league_rank() * planes.cols;
-        A* to = out.data() + image * height * width * stride;
+        A* const all = out.data();
+        A* to = all + image * height * width * stride;
+        const index_t ahead = next_tile<M>(grid, tile, 0);
         const auto transform = [=](index_t source, index_t target, auto count) {
+          for (int i = 0; i < M; ++i)
+            for (int j = 0; j < M; ++j)
+              prefetch<Exec, true>(all, (ahead + i * width + j) * stride + target);
           Lane partial[M][k_tile];
           for (int j = 0; j < k_tile; ++j) {
             Lane product[k_tile], column[M];
