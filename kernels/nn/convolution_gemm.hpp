@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/blas/gemm.hpp"
+#include "kernels/nn/convolution_direct.hpp"
 #include "kernels/nn/convolution_taps.hpp"
 
 // Convolution as matrix products over blocks of pixels (implicit GEMM): the taps of a block are
@@ -87,7 +88,7 @@ void for_each_block(index_t pixels, index_t block, F const& f) {
 template <class Exec, class T>
 index_t gemm_convolution_workspace(ConvolutionShape const& s) {
   constexpr index_t k_sum = k_accum_elements<T>;
-  const index_t weights = s.taps() * s.inputs * s.outputs;
+  index_t weights = s.taps() * s.inputs * s.outputs;
   const auto block = [&](index_t pixels, index_t channels, index_t beside) {
     const index_t depth = s.taps() * channels;
     return block_pixels<Exec>(pixels, depth) * (depth + beside);
@@ -102,6 +103,9 @@ index_t gemm_convolution_workspace(ConvolutionShape const& s) {
           std::max(backward_input, block_pixels<Exec>(s.images * grid.height * grid.width, depth) *
                                        (depth + k_sum * s.inputs));
     }
+  if constexpr (k_direct<Exec, T>)
+    weights = std::max(direct_workspace<Exec, T>(s.taps(), s.inputs, s.outputs),
+                       direct_workspace<Exec, T>(s.taps(), s.outputs, s.inputs));
   return std::max({weights + block(s.out_pixels(), s.inputs, 0), weights + backward_input,
                    k_sum * weights + block(s.out_pixels(), s.inputs, s.outputs)});
 }
@@ -116,6 +120,14 @@ template <class Exec, class X, class W, class Work, class Out>
 void gemm_convolution_forward(Exec const& exec, ConvolutionShape const& s, WeightLayout layout,
                               X const& x, W const& weight, Work const& workspace, Out const& out) {
   const auto grid = forward_grid(s);
+  if constexpr (k_direct<Exec, value_t<Out>>) {
+    if (direct_pays<Exec, value_t<Out>>(s.inputs, s.outputs)) {
+      pack_panels(exec, grid, s.kernel, weight_strides(s, layout), weight, s.inputs, s.outputs,
+                  workspace.data());
+      return direct_product(exec, grid, x, workspace.data(), {grid.height, grid.width, 1, 0, 0},
+                            0.0, out);
+    }
+  }
   const index_t depth = s.taps() * s.inputs;
   Carver<Work> carve(workspace);
   const auto packed = carve.matrix(depth, s.outputs);
@@ -149,6 +161,14 @@ void gemm_convolution_backward_input(Exec const& exec, ConvolutionShape const& s
       if (grid.taps() == 0) {
         scale_residue(exec, s, grid, row, col, beta, d_x);
         continue;
+      }
+      if constexpr (k_direct<Exec, value_t<DX>>) {
+        if (direct_pays<Exec, value_t<DX>>(s.outputs, s.inputs)) {
+          pack_panels(exec, grid, s.kernel, strides, weight, s.outputs, s.inputs, workspace.data());
+          direct_product(exec, grid, d_out, workspace.data(),
+                         {s.height, s.width, s.stride, row, col}, beta, d_x);
+          continue;
+        }
       }
       const index_t depth = grid.taps() * s.outputs;
       const index_t block = block_pixels<Exec>(pixels, depth);
@@ -198,6 +218,22 @@ void gemm_convolution_backward_weight(Exec const& exec, ConvolutionShape const& 
   const auto taps = carve.matrix(block, depth);
   const auto held_out = carve.matrix(block, outputs);
   constexpr bool k_all = std::is_same_v<Runs, AllChannels>;
+  if constexpr (k_direct<Exec, value_t<X>>) {
+    if ((k_all || out_in) && direct_pays<Exec, value_t<X>>(inputs, outputs)) {
+      const auto zeros = first_rows(taps, 1);
+      Kokkos::deep_copy(exec, zeros, 0);
+      for_each_block(pixels, k_direct_pixels, [&](index_t begin, index_t count) {
+        auto const* held_rows = d_out.data() + begin * s.outputs;
+        if constexpr (!k_all) {
+          const auto chosen = first_rows(held_out, count);
+          gather_taps(exec, out_grid, channels, outputs, d_out, begin, chosen);
+          held_rows = chosen.data();
+        }
+        direct_weight_gradient(exec, grid, x, held_rows, begin, count, zeros.data(), packed);
+      });
+      return unpack_weight_gradient(exec, weight_strides(held, layout), inputs, packed, d_weight);
+    }
+  }
   for_each_block(pixels, block, [&](index_t begin, index_t count) {
     const auto gathered = first_rows(taps, count);
     const double beta = begin == 0 ? 0.0 : 1.0;

@@ -19,7 +19,8 @@ const ConvolutionShape k_shapes[] = {
     shape_of(2, 8, 8, 5, 17, 3, 2),  shape_of(1, 8, 4, 16, 33, 3, 1),
     shape_of(2, 6, 9, 19, 20, 3, 1), shape_of(3, 5, 5, 7, 6, 1, 1),
     shape_of(2, 7, 6, 3, 18, 1, 2),  shape_of(1, 6, 7, 2, 3, 5, 3),
-    shape_of(17, 4, 4, 3, 2, 3, 1),  shape_of(2, 13, 12, 35, 2, 3, 1)};
+    shape_of(17, 4, 4, 3, 2, 3, 1),  shape_of(2, 13, 12, 35, 2, 3, 1),
+    shape_of(7, 9, 7, 27, 57, 3, 2), shape_of(5, 9, 11, 32, 30, 1, 2)};
 
 constexpr WeightLayout k_layouts[] = {WeightLayout::out_in, WeightLayout::in_out};
 
