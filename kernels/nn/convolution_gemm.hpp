@@ -12,7 +12,8 @@
 // into the order (tap, from channel, to channel) once per call. The gradient with respect to the
 // input of a strided convolution is one such product for each residue of the pixel modulo the
 // stride, so no product with zero is formed. Weight gradients, and what is added to something
-// elsewhere, leave the products in accum_t.
+// elsewhere, leave the products in accum_t. On hosts convolution_direct.hpp takes over where there
+// are channels enough.
 
 namespace sdp::kernels::Details {
 
