@@ -1,30 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/core/checks.hpp"
-#include "kernels/core/concepts.hpp"
+#include "kernels/core/team.hpp"
 
 namespace sdp::kernels {
 
-/// The contributions to one sum: pointers to the same number of elements, each with the id of the
-/// worker that it comes from, ascending. At most k_capacity; a larger sum is made of several, one
-/// for each aligned group of k_capacity ids and one over the groups.
-template <class T>
-struct SumTerms {
-  static constexpr int k_capacity = 64;
-  T const* data[k_capacity];
-  int worker[k_capacity];
-  int count = 0;
+/// Buffers in which a contribution to a sum can lie beside those of peers, which count from 0.
+inline constexpr int k_sum_own = -1, k_sum_received = -2;
 
-  void add(int id, T const* elements) {
-    require(count < k_capacity, "sdp::kernels::ordered_sum", "more than 64 terms");
-    require(id >= 0 && (count == 0 || worker[count - 1] < id), "sdp::kernels::ordered_sum",
-            "worker ids are not ascending");
-    worker[count] = id;
-    data[count++] = elements;
+/// Where one contribution to a sum begins: `offset` elements into a buffer. After it has been
+/// pushed on a stack, the two topmost entries are added `merges` times.
+struct SumTerm {
+  index_t offset;
+  int buffer;
+  int merges;
+};
+
+/// Some of the elements of a sum: elements [offset, offset + count) of its terms, which are entries
+/// [first_term, first_term + terms) of a list, stored from `own` on in the own buffer.
+struct SumPiece {
+  double scale;
+  index_t own;
+  index_t offset;
+  int count;
+  int first_term;
+  int terms;
+};
+
+/// Sums as lists for a kernel; built on the host, once for a layout.
+struct SumList {
+  std::vector<SumTerm> terms;
+  std::vector<SumPiece> pieces;
+};
+
+/// The most elements of a piece: few enough to share a sum among all cores, and many enough that
+/// the launch of a team and the list itself are lost in them.
+inline constexpr index_t k_sum_piece = 4096;
+
+/// A contribution to a sum of any number of them: the id of the worker or node that it comes from,
+/// a buffer and its first element there.
+struct SumSource {
+  int id;
+  int buffer;
+  index_t offset;
+};
+
+/// Appends own[own + i] = scale * sum over sources of source(i), i in [0, count). Sources come in
+/// ascending order of ids; one in the own buffer begins at `own`. Throws ShapeError otherwise, and
+/// where there is none.
+///
+/// Reduction order: a binary tree whose leaves are the ids 0, 1, 2, ...; the node over leaves
+/// [k 2^l, (k+1) 2^l) is the sum of its two halves, absent leaves are skipped, and the scale is
+/// applied once, at the root. The tree is written down as a program for a stack: neighbouring
+/// leaves a < b meet at height bit_width(a xor b), so an entry is complete when the next leaf joins
+/// it higher up.
+inline void append_sum(SumList& list, std::vector<SumSource> const& sources, double scale,
+                       index_t own, index_t count) {
+  constexpr char const* k_name = "sdp::kernels::ordered_sum";
+  constexpr int k_above_all = 64;
+  require(!sources.empty(), k_name, "no terms");
+  const auto first = static_cast<int>(list.terms.size());
+  std::vector<int> heights;  // where each entry of the stack meets the next one
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    SumSource const& source = sources[i];
+    require(source.id >= 0 && (i == 0 || sources[i - 1].id < source.id), k_name,
+            "ids are not ascending");
+    require(source.buffer != k_sum_own || source.offset == own, k_name,
+            "an own term is not where the sum is");
+    int height = k_above_all;  // after the last term everything meets
+    if (i + 1 < sources.size()) {
+      height = 0;
+      for (int bits = source.id ^ sources[i + 1].id; bits != 0; bits >>= 1) ++height;
+    }
+    int merges = 0;
+    for (; !heights.empty() && heights.back() < height; heights.pop_back()) ++merges;
+    heights.push_back(height);
+    list.terms.push_back({source.offset, source.buffer, merges});
   }
+  for (index_t begin = 0; begin < count; begin += k_sum_piece)
+    list.pieces.push_back({scale, own + begin, begin,
+                           static_cast<int>(std::min(k_sum_piece, count - begin)), first,
+                           static_cast<int>(sources.size())});
+}
+
+/// The buffer of a peer.
+template <class T>
+struct SumPeer {
+  T* data;
+};
+
+/// The buffers of a list: `own` has the sums and may have a term of each, `received` has others, in
+/// the type of messages, and peers[p] those of peer p (a table in memory of the execution space).
+template <class In, class T>
+struct SumBuffers {
+  T* own;
+  In const* received;
+  SumPeer<T> const* peers;
 };
 
 namespace Details {
@@ -32,228 +107,153 @@ namespace Details {
 /// Ids have 31 bits, so at most 31 unfinished subtrees wait beside the newest leaf.
 inline constexpr int k_sum_stack = 32;
 
-/// The tree as a program for a stack: after term i is pushed, the two topmost entries are added
-/// merges[i] times. Neighbouring leaves a < b meet at height bit_width(a xor b) of the full binary
-/// tree over ids, so an entry is complete when the next leaf joins it higher up.
-template <class T>
-struct SumProgram {
-  T const* data[SumTerms<T>::k_capacity];
-  unsigned char merges[SumTerms<T>::k_capacity];
-  int count;
+/// On a CPU blocks this short let the prefetchers follow all terms side by side: with 256 elements
+/// eight terms in main memory come at a quarter of the rate.
+template <ExecutionSpace Exec>
+inline constexpr int k_sum_block = k_is_host<Exec> ? 64 : 1;
 
-  explicit SumProgram(SumTerms<T> const& terms) : count(terms.count) {
-    int heights[SumTerms<T>::k_capacity];  // where entry s of the stack meets entry s + 1
-    int depth = 0;
-    for (int i = 0; i < count; ++i) {
-      data[i] = terms.data[i];
-      merges[i] = 0;
-      int height = k_sum_stack + 1;  // after the last term everything meets
-      if (i + 1 < count) {
-        height = 0;
-        for (int bits = terms.worker[i] ^ terms.worker[i + 1]; bits != 0; bits >>= 1) ++height;
-      }
-      while (depth > 0 && heights[depth - 1] < height) {
-        ++merges[i];
-        --depth;
-      }
-      heights[depth++] = height;
-    }
-  }
-};
-
-/// What is rounded to the storage type of the terms beside them: nothing; a term that lies in a
-/// buffer of its own, of the type of the sum, and is marked by a null pointer; the sum as well.
-enum class SumRounding { none, own_term, own_term_and_sum };
-
-/// Elements [begin, begin + size) of the program, size at most N, on a stack of blocks.
-template <int N, SumRounding Rounding, class In, class Out, class Acc>
-KOKKOS_INLINE_FUNCTION void run_sum_program(SumProgram<In> const& program, index_t begin, int size,
-                                            Acc scale, Out const* own, Out* out) {
-  Acc stack[k_sum_stack][N];
+/// Elements [begin, begin + size) of a piece, size at most N, on a stack of blocks.
+template <int N, class In, class T>
+KOKKOS_INLINE_FUNCTION void sum_block(SumTerm const* terms, SumPiece const& piece, int begin,
+                                      int size, SumBuffers<In, T> const& buffers, bool hand_back) {
+  constexpr bool k_rounded = !std::is_same_v<In, T>;
+  T* const own = buffers.own + piece.own + begin;
+  T stack[k_sum_stack][N];
   int top = 0;
-  for (int term = 0; term < program.count; ++term) {
-    int merges = program.merges[term];
+  for (int t = 0; t < piece.terms; ++t) {
+    const SumTerm term = terms[piece.first_term + t];
+    int merges = term.merges;
     const auto take = [&](auto const& value) {
       if (merges > 0) {
         --merges;
-        Acc* const left = stack[top - 1];
+        T* const left = stack[top - 1];
         for (int i = 0; i < size; ++i) left[i] += value(i);
       } else {
-        Acc* const entry = stack[top++];
+        T* const entry = stack[top++];
         for (int i = 0; i < size; ++i) entry[i] = value(i);
       }
     };
-    if (Rounding != SumRounding::none && program.data[term] == nullptr) {
-      Out const* const x = own + begin;
-      take([x](int i) { return static_cast<Acc>(static_cast<In>(x[i])); });
+    const index_t at = term.offset + piece.offset + begin;
+    if constexpr (k_rounded) {
+      if (term.buffer == k_sum_own) {
+        T const* const x = own;
+        take([x](int i) { return static_cast<T>(static_cast<In>(x[i])); });
+      } else {
+        In const* const x = buffers.received + at;
+        take([x](int i) { return static_cast<T>(x[i]); });
+      }
     } else {
-      In const* const x = program.data[term] + begin;
-      take([x](int i) { return static_cast<Acc>(x[i]); });
+      T const* const x = term.buffer == k_sum_own        ? own
+                         : term.buffer == k_sum_received ? buffers.received + at
+                                                         : buffers.peers[term.buffer].data + at;
+      take([x](int i) { return x[i]; });
     }
     for (; merges > 0; --merges) {
       --top;
-      Acc* const left = stack[top - 1];
-      Acc const* const right = stack[top];
+      T* const left = stack[top - 1];
+      T const* const right = stack[top];
       for (int i = 0; i < size; ++i) left[i] += right[i];
     }
   }
-  Out* const y = out + begin;
+  const T scale = static_cast<T>(piece.scale);
+  T* const sum = stack[0];
   for (int i = 0; i < size; ++i) {
-    if constexpr (Rounding == SumRounding::own_term_and_sum)
-      y[i] = static_cast<Out>(static_cast<In>(stack[0][i] * scale));
-    else
-      y[i] = static_cast<Out>(stack[0][i] * scale);
+    sum[i] *= scale;
+    if constexpr (k_rounded) sum[i] = static_cast<T>(static_cast<In>(sum[i]));
+    own[i] = sum[i];
+  }
+  if (!hand_back) return;
+  for (int t = 0; t < piece.terms; ++t) {
+    const SumTerm term = terms[piece.first_term + t];
+    if (term.buffer < 0) continue;
+    T* const theirs = buffers.peers[term.buffer].data + term.offset + piece.offset + begin;
+    for (int i = 0; i < size; ++i) theirs[i] = sum[i];
   }
 }
 
-template <SumRounding Rounding, class Exec, class In, class Out, class Acc>
-void launch_ordered_sum(Exec const& exec, SumProgram<In> const& program, Acc scale, Out const* own,
-                        Out* out, index_t size) {
-  constexpr bool k_host =
-      Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible;
-  // Blocks this short let the prefetchers of a CPU follow all terms side by side: with 256 elements
-  // eight terms in main memory come at a quarter of the rate.
-  constexpr int k_block = k_host ? 64 : 1;
-  const Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>> policy(
-      exec, 0, (size + k_block - 1) / k_block);
-  // The program is a large argument; without this hint CUDA and HIP copy it to constant memory, for
-  // which the host waits until the sum before this one is done.
+/// The blocks of a piece, by number.
+template <class Exec, class In, class T>
+struct SumBlocks {
+  static constexpr int k_block = k_sum_block<Exec>;
+  SumTerm const* terms;
+  SumBuffers<In, T> buffers;
+  bool hand_back;
+
+  KOKKOS_INLINE_FUNCTION void operator()(SumPiece const& piece, index_t block) const {
+    const int begin = static_cast<int>(block) * k_block;
+    if (begin + k_block <= piece.count)
+      sum_block<k_block>(terms, piece, begin, k_block, buffers, hand_back);
+    else
+      sum_block<k_block>(terms, piece, begin, piece.count - begin, buffers, hand_back);
+  }
+};
+
+template <class Exec, class Pieces, class Sum>
+void ordered_sum_by_thread(Exec const& exec, Pieces const& pieces, Sum const& sum) {
   Kokkos::parallel_for(
-      "sdp::kernels::ordered_sum",
-      Kokkos::Experimental::require(policy,
-                                    Kokkos::Experimental::WorkItemProperty::HintLightWeight),
-      KOKKOS_LAMBDA(index_t block) {
-        const index_t begin = block * k_block;
-        if (begin + k_block <= size)
-          run_sum_program<k_block, Rounding>(program, begin, k_block, scale, own, out);
-        else
-          run_sum_program<k_block, Rounding>(program, begin, static_cast<int>(size - begin), scale,
-                                             own, out);
+      "sdp::kernels::ordered_sum", element_policy(exec, static_cast<index_t>(pieces.extent(0))),
+      KOKKOS_LAMBDA(index_t p) {
+        const SumPiece piece = pieces(p);
+        for (int block = 0; block * Sum::k_block < piece.count; ++block) sum(piece, block);
+      });
+}
+
+template <class Exec, class Pieces, class Sum>
+void ordered_sum_by_team(Exec const& exec, Pieces const& pieces, Sum const& sum) {
+  Kokkos::parallel_for(
+      "sdp::kernels::ordered_sum", row_policy(exec, static_cast<index_t>(pieces.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const SumPiece piece = pieces(team.league_rank());
+        const Sum sums = sum;
+        row_for(team, piece.count, [=](index_t i) { sums(piece, i); });
       });
 }
 
 }  // namespace Details
 
-/// out(i) = scale * sum over terms of term(i), out (n), overwritten.
+/// Forms the sums of a list in one launch: one team for each piece. For what is added in which
+/// order see append_sum; the bits depend on the set of ids and nothing else.
 ///
-/// Reduction order: a binary tree whose leaves are the worker ids 0, 1, 2, ...; the node over
-/// leaves [k 2^l, (k+1) 2^l) is the sum of its two halves, absent leaves are skipped, and the scale
-/// is applied once, at the root. The bits of the result depend on the set of worker ids and nothing
-/// else. One pass over memory. Accumulates in accum_t of the terms.
+/// terms (t) SumTerm; pieces (p) SumPiece, of these terms. T accumulates and is the type of the own
+/// buffer and of those of peers; In is that of received terms: T itself, or a narrower type. A
+/// narrower one has own terms rounded to In before they are added, and sums after they are scaled,
+/// so that they are what a message in In carries, whichever contributions stayed where they were;
+/// peers then have none.
 ///
-/// Each term has n elements; out may be one of the terms and may overlap no other. Throws
-/// ShapeError when there is no term.
-template <ExecutionSpace Exec, class In, ViewOfRank<1> Out>
-void ordered_sum(Exec const& exec, SumTerms<In> const& terms, double scale, Out const& out) {
-  require(terms.count > 0, "sdp::kernels::ordered_sum", "no terms");
-  const auto size = static_cast<index_t>(out.extent(0));
-  if (size == 0) return;
-  using Acc = accum_t<In>;
-  const Details::SumProgram<In> program(terms);
-  Details::launch_ordered_sum<Details::SumRounding::none>(exec, program, static_cast<Acc>(scale),
-                                                          out.data(), out.data(), size);
+/// With `hand_back` a sum is also stored in place of those of its terms that lie in buffers of
+/// peers. Elements of the own buffer outside the pieces are not touched. What two pieces read or
+/// write does not overlap.
+template <ExecutionSpace Exec, ViewOfRank<1> Terms, ViewOfRank<1> Pieces, class In, class T>
+void ordered_sum(Exec const& exec, Terms const& terms, Pieces const& pieces,
+                 SumBuffers<In, T> const& buffers, bool hand_back = false) {
+  static_assert(std::is_same_v<T, accum_t<In>>,
+                "ordered_sum: the sum must have the accumulation type of its terms");
+  if (pieces.extent(0) == 0) return;
+  const Details::SumBlocks<Exec, In, T> sum{terms.data(), buffers, hand_back};
+  if constexpr (k_is_host<Exec>)  // a team would have Kokkos allocate at its first launch
+    Details::ordered_sum_by_thread(exec, pieces, sum);
+  else
+    Details::ordered_sum_by_team(exec, pieces, sum);
 }
 
-/// One contribution to a sum of any number of them; ascending by worker.
-template <class T>
-struct SumTerm {
-  int worker;
-  T* data;
-};
-
-/// The same sum, bit for bit, over any number of terms. Beyond SumTerms::k_capacity it takes one
-/// pass over memory for each level of aligned groups of that many ids: their sums overwrite a term
-/// of each group (never out), and the list is left changed.
-template <ExecutionSpace Exec, ViewOfRank<1> Out>
-void ordered_sum(Exec const& exec, std::vector<SumTerm<value_t<Out>>>& terms, double scale,
-                 Out const& out) {
-  using T = value_t<Out>;
-  static_assert(std::is_same_v<T, accum_t<T>>, "partial sums must not be rounded");
-  constexpr std::size_t k_capacity = SumTerms<T>::k_capacity;
-  while (terms.size() > k_capacity) {
-    std::size_t kept = 0;
-    for (std::size_t first = 0, last = 0; first < terms.size(); first = last) {
-      const int group = terms[first].worker / static_cast<int>(k_capacity);
-      SumTerms<T> members;
-      T* target = terms[first].data;
-      for (; last < terms.size() && terms[last].worker / static_cast<int>(k_capacity) == group;
-           ++last) {
-        members.add(terms[last].worker, terms[last].data);
-        if (target == out.data()) target = terms[last].data;
-      }
-      if (members.count > 1)
-        ordered_sum(exec, members, 1.0,
-                    Kokkos::View<T*, typename Out::array_layout, typename Out::memory_space,
-                                 Kokkos::MemoryTraits<Kokkos::Unmanaged>>(target, out.extent(0)));
-      terms[kept++] = {group, target};
-    }
-    terms.resize(kept);
-  }
-  SumTerms<T> members;
-  for (auto const& term : terms) members.add(term.worker, term.data);
-  ordered_sum(exec, members, scale, out);
-}
-
-/// The same tree over contributions that came over a wire in a narrower type In than the sum is
-/// formed in: out = In(scale * sum of terms), where a term without data (nullptr) is out itself,
-/// rounded to In as the others were. What out then holds is exactly what a message in In carries,
-/// and does not depend on which of the contributions stayed where it was.
-///
-/// out (n) of accum_t<In>; the other terms have n elements and do not overlap it. Beyond
-/// SumTerms::k_capacity terms the sums of aligned groups of that many ids are kept, unrounded, in
-/// `partials` (accum_t<In>): any number of elements from that of the groups on, more make fewer
-/// launches. `groups` is scratch. Throws ShapeError where there is no term or too little room.
-template <ExecutionSpace Exec, class In, ViewOfRank<1> Out>
-void rounded_ordered_sum(Exec const& exec, std::vector<SumTerm<In>> const& terms, double scale,
-                         Out const& out, Out const& partials,
-                         std::vector<SumTerm<value_t<Out>>>& groups) {
-  using T = value_t<Out>;
-  using Window = Kokkos::View<T*, typename Out::array_layout, typename Out::memory_space,
-                              Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-  using Details::SumRounding;
-  constexpr char const* k_name = "sdp::kernels::rounded_ordered_sum";
-  constexpr std::size_t k_capacity = SumTerms<In>::k_capacity;
-  static_assert(std::is_same_v<T, accum_t<In>> && !std::is_same_v<T, In>,
-                "rounded_ordered_sum: the sum must have the accumulation type of narrower terms");
-  require(!terms.empty(), k_name, "no terms");
-  const auto size = static_cast<index_t>(out.extent(0));
-  if (size == 0) return;
-  const auto members_of = [&](std::size_t first, std::size_t last, index_t begin) {
-    SumTerms<In> members;
-    for (std::size_t i = first; i < last; ++i)
-      members.add(terms[i].worker, terms[i].data == nullptr ? nullptr : terms[i].data + begin);
-    return Details::SumProgram<In>(members);
-  };
-  if (terms.size() <= k_capacity) {
-    Details::launch_ordered_sum<SumRounding::own_term_and_sum>(
-        exec, members_of(0, terms.size(), 0), static_cast<T>(scale), out.data(), out.data(), size);
-    return;
-  }
-  const auto group_of = [&](std::size_t i) {
-    return terms[i].worker / static_cast<int>(k_capacity);
-  };
-  index_t count = 1;
-  for (std::size_t i = 1; i < terms.size(); ++i) count += group_of(i) != group_of(i - 1) ? 1 : 0;
-  const index_t chunk = static_cast<index_t>(partials.extent(0)) / count;
-  require(chunk > 0, k_name, "partials " + shape_string(partials) + " are too few for the groups");
-  for (index_t begin = 0; begin < size; begin += chunk) {
-    const index_t some = size - begin < chunk ? size - begin : chunk;
-    T* const part = out.data() + begin;
-    groups.clear();
-    for (std::size_t first = 0, last = 0; first < terms.size(); first = last) {
-      while (last < terms.size() && group_of(last) == group_of(first)) ++last;
-      T* const sum = partials.data() + static_cast<index_t>(groups.size()) * chunk;
-      Details::launch_ordered_sum<SumRounding::own_term>(exec, members_of(first, last, begin), T(1),
-                                                         static_cast<T const*>(part), sum, some);
-      groups.push_back({group_of(first), sum});
-    }
-    const Window target(part, static_cast<std::size_t>(some));
-    ordered_sum(exec, groups, scale, target);
-    Kokkos::parallel_for(
-        "sdp::kernels::round_sum",
-        Kokkos::RangePolicy<Exec, Kokkos::IndexType<index_t>>(exec, 0, some),
-        KOKKOS_LAMBDA(index_t i) { part[i] = static_cast<T>(static_cast<In>(part[i])); });
-  }
+/// Stores what the own buffer has where the sums of a list are in place of those of their terms
+/// that lie in buffers of peers. One launch: one team for each piece.
+template <ExecutionSpace Exec, ViewOfRank<1> Terms, ViewOfRank<1> Pieces, class T>
+void hand_back_sums(Exec const& exec, Terms const& terms, Pieces const& pieces, T const* own,
+                    SumPeer<T> const* peers) {
+  if (pieces.extent(0) == 0) return;
+  Kokkos::parallel_for(
+      "sdp::kernels::hand_back_sums", row_policy(exec, static_cast<index_t>(pieces.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const SumPiece piece = pieces(team.league_rank());
+        T const* const from = own + piece.own;
+        for (int t = 0; t < piece.terms; ++t) {
+          const SumTerm term = terms(piece.first_term + t);
+          if (term.buffer < 0) continue;
+          T* const to = peers[term.buffer].data + term.offset + piece.offset;
+          row_for(team, piece.count, [=](index_t i) { to[i] = from[i]; });
+        }
+      });
 }
 
 }  // namespace sdp::kernels

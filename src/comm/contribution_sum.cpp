@@ -8,81 +8,116 @@ namespace sdp {
 
 namespace {
 
+/// Calls f(run, scale) for the sums that are averages of several contributions; what one worker
+/// alone holds is its own average.
+template <class F>
+void for_averages(BucketSchedule const& bucket, F&& f) {
+  for (OwnedRun const& run : bucket.owned)
+    if (run.holders > 1) f(run, 1.0 / run.holders);
+}
+
 template <class T>
-Window1<T> window(T* data, index_t count) {
-  return Window1<T>(data, static_cast<std::size_t>(count));
+View1<T> on_device(char const* label, std::vector<T> const& list) {
+  const View1<T> view(Kokkos::view_alloc(Kokkos::WithoutInitializing, std::string(label)),
+                      list.size());
+  Kokkos::deep_copy(view, HostView1<T const>(list.data(), list.size()));
+  return view;
 }
 
 }  // namespace
 
 template <class G>
-ContributionSum<G>::ContributionSum(int workers, bool bf16_wire, index_t partial_elements,
-                                    std::vector<void*> const& node_gradients)
-    : m_bf16_wire(bf16_wire) {
-  for (void* gradients : node_gradients) m_node_gradients.push_back(static_cast<G*>(gradients));
-  m_terms.reserve(static_cast<std::size_t>(workers));
-  if (bf16_wire) m_wire_terms.reserve(static_cast<std::size_t>(workers));
-  if (partial_elements > 0)
-    m_partials = View1<G>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::partials"),
-                          static_cast<std::size_t>(partial_elements));
+ContributionSum<G>::ContributionSum(ExchangeSchedule const& schedule, ExchangeLegs const& legs,
+                                    bool bf16_wire, std::vector<void*> const& node_gradients)
+    : m_bf16_wire(bf16_wire),
+      m_hands_back(!node_gradients.empty() && schedule.gradient_return == GradientReturn::holders) {
+  const auto element_bytes = static_cast<index_t>(bf16_wire ? sizeof(kernels::bf16) : sizeof(G));
+  kernels::SumList list;
+  std::vector<kernels::SumSource> sources;
+  const auto append = [&](Leg const& leg, auto const& run, double scale) {
+    sources.clear();
+    for (Contribution const& term : run.contributions) {
+      const bool own = term.message < 0;
+      const index_t staging = own ? 0 : leg.staging[static_cast<std::size_t>(term.message)];
+      if (own)
+        sources.push_back({term.leaf, kernels::k_sum_own, run.gradients.begin});
+      else if (staging == k_in_node)
+        sources.push_back({term.leaf, term.peer, term.peer_begin});
+      else
+        sources.push_back(
+            {term.leaf, kernels::k_sum_received, staging / element_bytes + term.offset});
+    }
+    kernels::append_sum(list, sources, scale, run.gradients.begin, run.gradients.size());
+  };
+  for (std::size_t b = 0; b < schedule.buckets.size(); ++b) {
+    auto const& bucket_legs = legs.buckets()[b].legs;
+    Bucket bucket;
+    bucket.node_sums.begin = list.pieces.size();
+    for (NodeRun const& run : schedule.buckets[b].node_sums)
+      append(bucket_legs[node_receive], run, 1.0);
+    bucket.node_sums.end = bucket.averages.begin = list.pieces.size();
+    for_averages(schedule.buckets[b], [&](OwnedRun const& run, double scale) {
+      append(bucket_legs[reduce_receive], run, scale);
+    });
+    bucket.averages.end = list.pieces.size();
+    m_buckets.push_back(bucket);
+  }
+  std::vector<kernels::SumPeer<G>> peers;
+  for (void* gradients : node_gradients) peers.push_back({static_cast<G*>(gradients)});
+  m_peers = on_device("sdp::comm::node_gradients", peers);
+  m_terms = on_device("sdp::comm::sum_terms", list.terms);
+  m_pieces = on_device("sdp::comm::sum_pieces", list.pieces);
 }
 
 template <class G>
-void ContributionSum<G>::add(ExecSpace const& exec, std::vector<Contribution> const& contributions,
-                             double scale, View1<G> const& gradients, IndexRange const& range,
-                             Received const& received, bool hand_back) {
-  G* const own = gradients.data() + range.begin;
-  const auto message = [&](Contribution const& term) {
-    return received.slot + (*received.staging)[static_cast<std::size_t>(term.message)];
-  };
+void ContributionSum<G>::add_node(ExecSpace const& exec, std::size_t bucket,
+                                  View1<G> const& gradients, char const* slot) const {
+  add(exec, m_buckets[bucket].node_sums, gradients, slot, false);
+}
+
+template <class G>
+void ContributionSum<G>::average(ExecSpace const& exec, std::size_t bucket,
+                                 View1<G> const& gradients, char const* slot) const {
+  add(exec, m_buckets[bucket].averages, gradients, slot, m_hands_back);
+}
+
+template <class G>
+void ContributionSum<G>::add(ExecSpace const& exec, Pieces const& range, View1<G> const& gradients,
+                             char const* slot, bool hand_back) const {
   if constexpr (std::is_same_v<G, float>) {
     if (m_bf16_wire) {
       using Wire = kernels::bf16;
-      m_wire_terms.clear();
-      for (Contribution const& term : contributions)
-        m_wire_terms.push_back(
-            {term.leaf,
-             term.message < 0 ? nullptr : reinterpret_cast<Wire*>(message(term)) + term.offset});
-      kernels::rounded_ordered_sum(exec, m_wire_terms, scale, window(own, range.size()),
-                                   window(m_partials.data(), m_partials.extent(0)), m_terms);
+      kernels::ordered_sum(exec, m_terms, pieces(range),
+                           kernels::SumBuffers<Wire, G>{
+                               gradients.data(), reinterpret_cast<Wire const*>(slot), nullptr});
       return;
     }
   }
-  const auto place = [&](Contribution const& term) {
-    if (term.message < 0) return own;
-    if (G* const theirs = of_peer(term)) return theirs + term.peer_begin;
-    return reinterpret_cast<G*>(message(term)) + term.offset;
+  kernels::ordered_sum(
+      exec, m_terms, pieces(range),
+      kernels::SumBuffers<G, G>{gradients.data(), reinterpret_cast<G const*>(slot), m_peers.data()},
+      hand_back);
+}
+
+template <class G>
+void ContributionSum<G>::hand_back(ExecSpace const& exec, std::size_t bucket,
+                                   View1<G> const& gradients) const {
+  if (m_hands_back)
+    kernels::hand_back_sums(exec, m_terms, pieces(m_buckets[bucket].node_sums),
+                            static_cast<G const*>(gradients.data()),
+                            static_cast<kernels::SumPeer<G> const*>(m_peers.data()));
+}
+
+index_t sum_list_bytes(BucketSchedule const& bucket) {
+  index_t terms = 0, pieces = 0;
+  const auto count = [&](auto const& run) {
+    terms += static_cast<index_t>(run.contributions.size());
+    pieces += (run.gradients.size() + kernels::k_sum_piece - 1) / kernels::k_sum_piece;
   };
-  // In pieces so short that an average is in the cache when it is handed back.
-  constexpr index_t k_piece = 8192;
-  hand_back = hand_back && !m_node_gradients.empty();
-  const index_t step = hand_back ? k_piece : range.size();
-  for (index_t begin = 0; begin < range.size(); begin += step) {
-    const index_t count = std::min(step, range.size() - begin);
-    m_terms.clear();
-    for (Contribution const& term : contributions)
-      m_terms.push_back({term.leaf, place(term) + begin});
-    kernels::ordered_sum(exec, m_terms, scale, window(own + begin, count));
-    if (hand_back) hand_back_piece(exec, contributions, own + begin, begin, count);
-  }
-}
-
-template <class G>
-void ContributionSum<G>::hand_back(ExecSpace const& exec,
-                                   std::vector<Contribution> const& contributions,
-                                   View1<G> const& gradients, IndexRange const& range) const {
-  hand_back_piece(exec, contributions, gradients.data() + range.begin, 0, range.size());
-}
-
-/// Elements [begin, begin + count) of the contributions.
-template <class G>
-void ContributionSum<G>::hand_back_piece(ExecSpace const& exec,
-                                         std::vector<Contribution> const& contributions, G* average,
-                                         index_t begin, index_t count) const {
-  for (Contribution const& term : contributions)
-    if (G* const theirs = of_peer(term))
-      Kokkos::deep_copy(exec, window(theirs + term.peer_begin + begin, count),
-                        window(average, count));
+  for (NodeRun const& run : bucket.node_sums) count(run);
+  for_averages(bucket, [&](OwnedRun const& run, double) { count(run); });
+  return terms * static_cast<index_t>(sizeof(kernels::SumTerm)) +
+         pieces * static_cast<index_t>(sizeof(kernels::SumPiece));
 }
 
 template class ContributionSum<float>;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "base/types.hpp"
+#include "comm/exchange_legs.hpp"
 #include "comm/schedule.hpp"
 #include "kernels/core/bf16.hpp"
 #include "kernels/update/ordered_sum.hpp"
@@ -12,44 +14,50 @@ namespace sdp {
 
 /// Adds the contributions of an exchange where they lie: in this worker's gradients, in messages
 /// that have been received, or in the gradients of workers whose memory this process addresses.
+/// The lists of all sums are made before the first step; in a step every function is one kernel.
 template <class G>
 class ContributionSum {
  public:
-  /// Messages of one leg that have been received: each is staging[number] bytes into the slot.
-  struct Received {
-    char* slot = nullptr;
-    std::vector<index_t> const* staging = nullptr;
-  };
-
-  /// `partial_elements`: of ExchangeLegs; `node_gradients`: of ExchangeOptions. Allocates.
-  ContributionSum(int workers, bool bf16_wire, index_t partial_elements,
+  /// `node_gradients`: of ExchangeOptions; the legs are made for the same. Allocates.
+  ContributionSum(ExchangeSchedule const& schedule, ExchangeLegs const& legs, bool bf16_wire,
                   std::vector<void*> const& node_gradients);
 
-  /// gradients(range) = scale * sum of the contributions, one of which is what stands there
-  /// already; kernels::ordered_sum. With `hand_back` as well in the gradients of the contributors
-  /// whose memory this process addresses.
-  void add(ExecSpace const& exec, std::vector<Contribution> const& contributions, double scale,
-           View1<G> const& gradients, IndexRange const& range, Received const& received,
-           bool hand_back);
-
-  /// Stores gradients(range) in the gradients of those contributors.
-  void hand_back(ExecSpace const& exec, std::vector<Contribution> const& contributions,
-                 View1<G> const& gradients, IndexRange const& range) const;
+  /// Sums for the owners of a bucket, in place of this worker's gradients: its node_sums.
+  /// `slot`: the staging memory of the bucket.
+  void add_node(ExecSpace const& exec, std::size_t bucket, View1<G> const& gradients,
+                char const* slot) const;
+  /// Averages of what this worker owns in a bucket and others hold as well. Where averages go to
+  /// holders, also into the gradients of the contributors whose memory this process addresses.
+  void average(ExecSpace const& exec, std::size_t bucket, View1<G> const& gradients,
+               char const* slot) const;
+  /// Stores what stands in place of the node_sums of a bucket in the gradients of those
+  /// contributors.
+  void hand_back(ExecSpace const& exec, std::size_t bucket, View1<G> const& gradients) const;
 
  private:
-  G* of_peer(Contribution const& term) const {
-    return m_node_gradients.empty() || term.message < 0
-               ? nullptr
-               : m_node_gradients[static_cast<std::size_t>(term.peer)];
+  struct Pieces {
+    std::size_t begin = 0, end = 0;
+  };
+  struct Bucket {
+    Pieces node_sums, averages;
+  };
+
+  auto pieces(Pieces const& range) const {
+    return Kokkos::subview(m_pieces, Kokkos::pair(range.begin, range.end));
   }
-  void hand_back_piece(ExecSpace const& exec, std::vector<Contribution> const& contributions,
-                       G* average, index_t begin, index_t count) const;
+  void add(ExecSpace const& exec, Pieces const& range, View1<G> const& gradients, char const* slot,
+           bool hand_back) const;
 
   bool m_bf16_wire;
-  std::vector<G*> m_node_gradients;  ///< by worker; null where not addressed
-  std::vector<kernels::SumTerm<G>> m_terms;
-  std::vector<kernels::SumTerm<kernels::bf16>> m_wire_terms;
-  View1<G> m_partials;
+  bool m_hands_back;
+  std::vector<Bucket> m_buckets;
+  View1<kernels::SumPeer<G>>
+      m_peers;  ///< by worker; null where not addressed; without elements where none is
+  View1<kernels::SumTerm> m_terms;
+  View1<kernels::SumPiece> m_pieces;
 };
+
+/// Bytes of the lists of one bucket.
+index_t sum_list_bytes(BucketSchedule const& bucket);
 
 }  // namespace sdp

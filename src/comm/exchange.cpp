@@ -15,7 +15,7 @@
 #include "comm/idle_wait.hpp"
 #include "comm/transport.hpp"
 #include "kernels/core/compat.hpp"
-#include "kernels/update/ordered_sum.hpp"
+#include "kernels/update/scale.hpp"
 
 namespace sdp {
 
@@ -72,9 +72,9 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
   const MemoryScope scope(MemoryCategory::communication);
   m_staging = View1<char>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::staging"),
                           static_cast<std::size_t>(slots * m_legs.slot_bytes()));
-  m_sum = std::make_unique<ContributionSum<G>>(m_schedule.workers, m_options.bf16_wire,
-                                               m_legs.partial_elements(m_schedule.workers),
-                                               m_options.node_gradients);
+  if (m_options.method == ReductionMethod::exchange)
+    m_sum = std::make_unique<ContributionSum<G>>(m_schedule, m_legs, m_options.bf16_wire,
+                                                 m_options.node_gradients);
   for (index_t slot = slots; slot-- > 0;) m_free_slots.push_back(static_cast<int>(slot));
   auto const& spans = m_legs.spans();
   m_spans = View1<kernels::CopySpan>("sdp::comm::copy_spans", spans.size());
@@ -320,7 +320,7 @@ bool Exchange<G, W>::try_send(Bucket& bucket) {
     all_reduce(bucket);
     return true;
   }
-  for (NodeRun const& run : sums) sum(bucket, node_receive, run.contributions, 1.0, run.gradients);
+  m_sum->add_node(m_exec, number(bucket), m_gradients, slot_of(bucket));
   if (!sums.empty() && leg(bucket, reduce_send).size() > 0) fence();
   copy(bucket, reduce_send);
   post_all(bucket, reduce_send);
@@ -336,9 +336,7 @@ bool Exchange<G, W>::try_sum(Bucket& bucket) {
     scale_all_reduced(bucket);
     return true;
   }
-  for (OwnedRun const& run : m_schedule.buckets[number(bucket)].owned)
-    if (run.holders > 1)  // the average of one contribution is itself
-      sum(bucket, reduce_receive, run.contributions, 1.0 / run.holders, run.gradients);
+  m_sum->average(m_exec, number(bucket), m_gradients, slot_of(bucket));
   if (leg(bucket, return_send).size() > 0) {
     copy(bucket, return_send);
     fence();
@@ -353,8 +351,7 @@ bool Exchange<G, W>::try_spread(Bucket& bucket) {
   if (!bucket.summed || bucket.left[return_receive] > 0) return false;
   copy(bucket, return_receive);
   if (leg(bucket, node_return_send).size() > 0) {
-    for (NodeRun const& run : m_schedule.buckets[number(bucket)].node_sums)
-      m_sum->hand_back(m_exec, run.contributions, m_gradients, run.gradients);
+    m_sum->hand_back(m_exec, number(bucket), m_gradients);
     copy(bucket, node_return_send);
     fence();
     post_all(bucket, node_return_send);
@@ -391,22 +388,9 @@ void Exchange<G, W>::all_reduce(Bucket& bucket) {
 template <class G, class W>
 void Exchange<G, W>::scale_all_reduced(Bucket& bucket) {
   IndexRange const range = m_schedule.buckets[number(bucket)].gradients;
-  kernels::SumTerms<G> terms;
-  terms.add(0, m_gradients.data() + range.begin);
-  kernels::ordered_sum(
-      m_exec, terms, 1.0 / m_schedule.workers,
+  kernels::scale(
+      m_exec, 1.0 / m_schedule.workers,
       Window1<G>(m_gradients.data() + range.begin, static_cast<std::size_t>(range.size())));
-}
-
-template <class G, class W>
-void Exchange<G, W>::sum(Bucket const& bucket, LegKind kind,
-                         std::vector<Contribution> const& contributions, double scale,
-                         IndexRange const& gradients) {
-  const bool hand_back =
-      kind == reduce_receive && m_schedule.gradient_return == GradientReturn::holders;
-  m_sum->add(m_exec, contributions, scale, m_gradients, gradients,
-             {m_staging.data() + bucket.slot * m_legs.slot_bytes(), &leg(bucket, kind).staging},
-             hand_back);
 }
 
 template <class G, class W>
@@ -489,7 +473,7 @@ void Exchange<G, W>::post(Bucket& bucket, LegKind kind, int index) {
   const auto element_bytes = weights ? static_cast<index_t>(sizeof(W)) : wire_bytes(m_options);
   char* data = nullptr;
   if (leg.staging[i] >= 0)
-    data = m_staging.data() + bucket.slot * m_legs.slot_bytes() + leg.staging[i];
+    data = slot_of(bucket) + leg.staging[i];
   else if (weights)
     data = reinterpret_cast<char*>(m_weights.data());
   else
@@ -534,7 +518,7 @@ void Exchange<G, W>::copy(Bucket& bucket, LegKind kind) {
   Leg const& leg = this->leg(bucket, kind);
   if (leg.spans == 0) return;
   const auto spans = copy_window(m_spans, leg.first_span, leg.spans);
-  char* const slot = m_staging.data() + bucket.slot * m_legs.slot_bytes();
+  char* const slot = slot_of(bucket);
   const auto bytes = static_cast<std::size_t>(m_legs.slot_bytes());
   auto move = [&](auto const& flat, auto const& packed) {
     if (is_send(kind))

@@ -85,8 +85,7 @@ struct ExchangeStatistics {
 /// owner adds them where they lie and stores the average there; what travels between the two is
 /// the word that they are ready. A worker may then write to its gradients again when finish() has
 /// returned, but with GradientReturn::none only after sum() or finish_return(): owners may still be
-/// reading, and where more than kernels::SumTerms holds contribute, they keep parts of their sums
-/// in the gradients that they read.
+/// reading.
 ///
 /// With bf16_wire contributions, node sums and averages are rounded to bf16, on the worker that
 /// they stay on too, and sums are formed in float: all holders have the same average, which depends
@@ -185,8 +184,9 @@ class Exchange {
   void try_release(Bucket& bucket);
   void all_reduce(Bucket& bucket);
   void scale_all_reduced(Bucket& bucket);
-  void sum(Bucket const& bucket, LegKind kind, std::vector<Contribution> const& contributions,
-           double scale, IndexRange const& gradients);
+  char* slot_of(Bucket const& bucket) const {
+    return bucket.slot < 0 ? nullptr : m_staging.data() + bucket.slot * m_legs.slot_bytes();
+  }
   void completed(int id);
   bool advance();
   template <class Done>
@@ -214,7 +214,7 @@ class Exchange {
   View1<char> m_staging;
   View1<kernels::CopySpan> m_spans;
   std::vector<int> m_free_slots;
-  std::unique_ptr<ContributionSum<G>> m_sum;
+  std::unique_ptr<ContributionSum<G>> m_sum;  ///< of `exchange`
   std::vector<char> m_message_done;
   std::vector<std::int64_t> m_sums;  ///< scratch of sum(Views)
 

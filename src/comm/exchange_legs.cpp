@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "comm/copy_list.hpp"
-#include "kernels/update/ordered_sum.hpp"
 
 namespace sdp {
 
@@ -121,16 +120,6 @@ index_t ExchangeLegs::slot_users() const {
   return std::count_if(m_buckets.begin(), m_buckets.end(), [](Bucket const& bucket) {
     return bucket.gradient_bytes > 0 || bucket.weight_bytes > 0;
   });
-}
-
-index_t ExchangeLegs::partial_elements(int workers) const {
-  constexpr index_t k_of_a_group = 16384;
-  constexpr int k_capacity = kernels::SumTerms<float>::k_capacity;
-  int most = 0;
-  for (Bucket const& bucket : m_buckets)
-    for (LegKind kind : {node_receive, reduce_receive})
-      most = std::max(most, bucket.legs[kind].size() + 1);
-  return m_converted && most > k_capacity ? (workers / k_capacity + 1) * k_of_a_group : 0;
 }
 
 std::size_t ExchangeLegs::pieces(ExchangeSchedule const& schedule,

@@ -89,9 +89,6 @@ class ExchangeLegs {
   /// Bytes of a staging slot, and the number of buckets that need one.
   index_t slot_bytes() const { return m_slot_bytes; }
   index_t slot_users() const;
-  /// Elements that the sums of a worker among `workers` keep beside their terms: none, but where
-  /// converted gradients of more peers than kernels::SumTerms holds are added.
-  index_t partial_elements(int workers) const;
   /// Pieces of at most this length that all messages make together, at most.
   std::size_t pieces(ExchangeSchedule const& schedule, index_t max_message_bytes) const;
   /// What a transport has to be ready for. The groups of a pass are the legs of a bucket, in the

@@ -8,7 +8,7 @@
 #include "comm/copy_list.hpp"
 #include "comm/mpi_error.hpp"
 #include "kernels/core/compat.hpp"
-#include "kernels/update/ordered_sum.hpp"
+#include "kernels/update/scale.hpp"
 
 namespace sdp {
 
@@ -33,13 +33,6 @@ void all_reduce(G* data, index_t count, MPI_Comm comm) {
                             static_cast<int>(std::min(k_chunk, count - begin)), mpi_type<G>(),
                             MPI_SUM, comm),
               "MPI_Allreduce");
-}
-
-template <class G>
-void scale(ExecSpace const& exec, G* data, index_t count, double factor) {
-  kernels::SumTerms<G> terms;
-  terms.add(0, data);
-  kernels::ordered_sum(exec, terms, factor, Window1<G>(data, static_cast<std::size_t>(count)));
 }
 
 }  // namespace
@@ -117,7 +110,8 @@ void HolderSetReduce<G>::average(View1<G> const& gradients) {
     }
     kernels::fence(m_exec, "sdp::comm::holder_set_reduce");
     all_reduce(data, set.elements, set.comm);
-    scale(m_exec, data, set.elements, 1.0 / set.holders);
+    kernels::scale(m_exec, 1.0 / set.holders,
+                   Window1<G>(data, static_cast<std::size_t>(set.elements)));
     if (set.spans > 0) kernels::unpack_spans(m_exec, spans, m_packed, gradients);
   }
   kernels::fence(m_exec, "sdp::comm::holder_set_reduce");

@@ -483,7 +483,9 @@ void visit_buckets(ExchangeLayout const& layout, std::vector<IndexRange> const& 
         builder.add(pieces[p], turns[p]);
         if (pieces[p].owner == workers[i]) owned += pieces[p].logical.size();
       }
-      visit(i, builder.finish_messages(k_part_elements), owned);
+      BucketSchedule bucket = builder.finish_messages(k_part_elements);
+      builder.finish_sums(bucket);
+      visit(i, bucket, owned);
     }
   }
 }

@@ -143,8 +143,8 @@ ExchangeSchedule make_schedule(ExchangeLayout const& layout, std::vector<IndexRa
 /// peers do not exist. Gradients then stay as they are, and weights that others own do not change.
 ExchangeSchedule without_peers(ExchangeSchedule schedule);
 
-/// Calls visit(i, bucket, owned) for every bucket and every worker workers[i]: its messages, the
-/// same as in its schedule, without sums and ranges, and the elements of the bucket that it owns.
+/// Calls visit(i, bucket, owned) for every bucket and every worker workers[i]: its messages and
+/// sums, the same as in its schedule, without ranges, and the elements of the bucket that it owns.
 /// Divides the model among owners once for all workers. Throws as make_schedule does.
 void visit_buckets(ExchangeLayout const& layout, std::vector<IndexRange> const& buckets,
                    std::vector<int> const& workers, GradientReturn gradient_return,

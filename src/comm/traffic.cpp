@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "comm/contribution_sum.hpp"
 #include "comm/exchange.hpp"
 #include "comm/exchange_legs.hpp"
 
@@ -15,7 +16,7 @@ struct Staging {
   index_t slot_bytes = 0;
   index_t users = 0;
   index_t spans = 0;
-  index_t partials = 0;
+  index_t sums = 0;  ///< bytes of the lists
 };
 
 }  // namespace
@@ -42,15 +43,16 @@ std::vector<WorkerTraffic> exchange_traffic(ExchangeLayout const& layout,
                       [&](int peer) { return node_memory && peer / ranks_per_node == node; });
                   staging[i].slot_bytes = std::max(staging[i].slot_bytes, legs.slot_bytes());
                   staging[i].users += legs.slot_users();
-                  staging[i].partials =
-                      std::max(staging[i].partials, legs.partial_elements(layout.workers()));
+                  staging[i].sums += sum_list_bytes(bucket);
                   staging[i].spans += static_cast<index_t>(legs.spans().size());
                 });
   const index_t slots = ExchangeOptions{}.staging_slots;
+  const bool addresses = node_memory && ranks_per_node > 1 && layout.workers() > 1;
+  const auto peers = addresses ? layout.workers() * static_cast<index_t>(sizeof(void*)) : 0;
   for (std::size_t i = 0; i < workers.size(); ++i)
     result[i].exchange_bytes = std::min(staging[i].users, slots) * staging[i].slot_bytes +
                                staging[i].spans * static_cast<index_t>(sizeof(kernels::CopySpan)) +
-                               staging[i].partials * static_cast<index_t>(sizeof(float));
+                               staging[i].sums + peers;
   return result;
 }
 

@@ -8,7 +8,7 @@
 namespace sdp {
 
 /// What a worker sends and receives in a step, how many elements it owns, and the bytes that an
-/// Exchange with default options allocates for it (staging memory and lists of copies).
+/// Exchange with default options allocates for it (staging memory, lists of copies and sums).
 struct WorkerTraffic {
   int worker = 0;
   ExchangeTraffic traffic;

@@ -11,6 +11,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "comm/contribution_sum.hpp"
 #include "comm/exchange_legs.hpp"
 #include "comm/traffic.hpp"
 #include "layouts.hpp"
@@ -267,9 +268,11 @@ TEST(Schedule, TrafficOfSomeWorkersIsThatOfTheirSchedules) {
             index_t owned = 0;
             for (OwnedRange const& range : schedule.owned) owned += range.gradients.size();
             EXPECT_EQ(found.owned, owned);
-            const auto bytes = [](ExchangeLegs const& legs) {
+            index_t sums = 0;
+            for (BucketSchedule const& bucket : schedule.buckets) sums += sum_list_bytes(bucket);
+            const auto bytes = [sums](ExchangeLegs const& legs) {
               return std::min<index_t>(3, legs.slot_users()) * legs.slot_bytes() +
-                     static_cast<index_t>(legs.spans().size() * sizeof(kernels::CopySpan));
+                     static_cast<index_t>(legs.spans().size() * sizeof(kernels::CopySpan)) + sums;
             };
             EXPECT_EQ(found.exchange_bytes, bytes(ExchangeLegs(schedule, 4, 2, false)));
             EXPECT_EQ(narrow[i].traffic, found.traffic);
