@@ -146,10 +146,11 @@ template <class Exec, class Tile, class T, class Lane>
       for (int v = 0; v < Tile::k_vectors; ++v)
         weights[v] = load_lanes<Tile::k_lanes>(panel + c * Tile::k_width + v * Tile::k_lanes,
                                                FixedCount<Tile::k_lanes>());
-#pragma GCC unroll 16
-      for (int r = 0; r < Tile::k_pixels; ++r)
-#pragma GCC unroll 4
+      SDP_UNROLL(16)
+      for (int r = 0; r < Tile::k_pixels; ++r) {
+        SDP_UNROLL(4)
         for (int v = 0; v < Tile::k_vectors; ++v) sums[r][v] += source[r][c] * weights[v];
+      }
     }
   }
 }
@@ -208,10 +209,11 @@ void direct_product(Exec const& exec, TapGrid const& grid, X const& x, T const* 
             };
             const index_t held = end - first, rest = to - column;
             if (held >= Tile::k_pixels && rest >= Tile::k_width) {
-#pragma GCC unroll 16
-              for (int r = 0; r < Tile::k_pixels; ++r)
-#pragma GCC unroll 4
+              SDP_UNROLL(16)
+              for (int r = 0; r < Tile::k_pixels; ++r) {
+                SDP_UNROLL(4)
                 for (int v = 0; v < Tile::k_vectors; ++v) store(r, v, FixedCount<Tile::k_lanes>());
+              }
             } else {
               for (int r = 0; r < Tile::k_pixels && r < held; ++r)
                 for (int v = 0; v < Tile::k_vectors && v * Tile::k_lanes < rest; ++v) {
@@ -264,19 +266,21 @@ void direct_weight_gradient(Exec const& exec, TapGrid const& grid, X const& x, T
             Lane row[k_vectors];
             for (int v = 0; v < k_vectors; ++v)
               row[v] = load_lanes<Tile::k_lanes>(d_out + b * to + d + v * Tile::k_lanes, lanes);
-#pragma GCC unroll 16
-            for (int r = 0; r < k_rows; ++r)
-#pragma GCC unroll 4
+            SDP_UNROLL(16)
+            for (int r = 0; r < k_rows; ++r) {
+              SDP_UNROLL(4)
               for (int v = 0; v < k_vectors; ++v) sums[r][v] += value[r] * row[v];
+            }
           }
-#pragma GCC unroll 16
-          for (int r = 0; r < k_rows; ++r)
-#pragma GCC unroll 4
+          SDP_UNROLL(16)
+          for (int r = 0; r < k_rows; ++r) {
+            SDP_UNROLL(4)
             for (int v = 0; v < k_vectors; ++v) {
               T* const at = result + (tap * from + c + r) * to + d + v * Tile::k_lanes;
               if (begin > 0) sums[r][v] += load_lanes<Tile::k_lanes>(at, lanes);
               store_lanes<Tile::k_lanes>(sums[r][v], at, lanes);
             }
+          }
         };
         const auto tiles = [&](index_t c, auto channels) {
           constexpr FixedCount<Tile::k_lanes> k_whole;
