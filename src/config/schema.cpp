@@ -75,9 +75,8 @@ Key const k_schema[] = {
    .example = "\"runs/reference\"", .may_be_empty = false},
   {.name = "run.precision", .field = SDP_AT(run.precision),
    .doc = "Type of weights and activations; sums, moments and master weights stay wider.",
-   .rule = "\"fp32\" on CPUs and for resnet18, \"bf16\" for llama on GPUs",
-   .derive = SDP_RULE(c.run.precision = launch.gpu && c.model.kind == ModelKind::llama
-                                            ? Precision::bf16 : Precision::fp32)},
+   .rule = "\"fp32\" on CPUs, \"bf16\" on GPUs",
+   .derive = SDP_RULE(c.run.precision = launch.gpu ? Precision::bf16 : Precision::fp32)},
   {.name = "run.deterministic", .field = SDP_AT(run.deterministic),
    .doc = "Same bits from the same binary, ranks and deck; false permits faster reductions."},
 

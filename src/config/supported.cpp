@@ -21,8 +21,6 @@ void refuse(bool asked, std::string_view key, std::string const& value, std::str
 }  // namespace
 
 void require_supported(Config const& config) {
-  refuse(config.run.precision == Precision::bf16 && config.model.kind == ModelKind::resnet18,
-         "run.precision", "\"bf16\"", "\"fp32\" or \"fp64\"", " for model.kind \"resnet18\"");
   if (config.system.comm == Transport::nccl && !has_nccl())
     throw ConfigError(
         "system.comm is \"nccl\", but this sdp was built without it, which takes CUDA and NCCL; "

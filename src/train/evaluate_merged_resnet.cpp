@@ -106,5 +106,8 @@ template RecalibratedResult evaluate_merged_resnet<double>(World const&, ExecSpa
                                                            DeliverySource const&,
                                                            View1<double> const&, DataSet&,
                                                            EvalScope const&, EvalCheck const&);
+template RecalibratedResult evaluate_merged_resnet<kernels::bf16>(
+    World const&, ExecSpace const&, Delivery<kernels::bf16>&, Config const&, DeliverySource const&,
+    View1<kernels::bf16> const&, DataSet&, EvalScope const&, EvalCheck const&);
 
 }  // namespace sdp

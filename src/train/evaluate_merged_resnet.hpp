@@ -38,5 +38,8 @@ extern template RecalibratedResult evaluate_merged_resnet<float>(
 extern template RecalibratedResult evaluate_merged_resnet<double>(
     World const&, ExecSpace const&, Delivery<double>&, Config const&, DeliverySource const&,
     View1<double> const&, DataSet&, EvalScope const&, EvalCheck const&);
+extern template RecalibratedResult evaluate_merged_resnet<kernels::bf16>(
+    World const&, ExecSpace const&, Delivery<kernels::bf16>&, Config const&, DeliverySource const&,
+    View1<kernels::bf16> const&, DataSet&, EvalScope const&, EvalCheck const&);
 
 }  // namespace sdp

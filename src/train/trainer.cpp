@@ -398,7 +398,7 @@ class Trainer {
                                   m_worker->weights(), source};
       r.val_loss =
           evaluate_merged(m_world, m_exec, delivery, merged, free_buffer(), scope, check).val_loss;
-    } else if constexpr (!std::is_same_v<V, kernels::bf16>) {
+    } else {
       const RecalibratedResult result =
           evaluate_merged_resnet(m_world, m_exec, delivery, m_config, source, m_worker->weights(),
                                  *m_data.train, scope, check);

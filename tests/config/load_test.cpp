@@ -146,7 +146,7 @@ TEST(Load, DefaultsOfResnet) {
 
 TEST(Load, DefaultsFollowOtherKeysAndTheLaunch) {
   EXPECT_EQ(parse(llama_deck(), {}, {.gpu = true}).run.precision, Precision::bf16);
-  EXPECT_EQ(parse(resnet_deck(), {}, {.gpu = true}).run.precision, Precision::fp32);
+  EXPECT_EQ(parse(resnet_deck(), {}, {.gpu = true}).run.precision, Precision::bf16);
   EXPECT_EQ(parse(llama_deck(), {"run.precision=fp64"}, {.gpu = true}).run.precision,
             Precision::fp64);
   EXPECT_EQ(parse(llama_deck({{"train.global_batch", "48"}}), {}, {.ranks = 12}).sdp.subnetworks,

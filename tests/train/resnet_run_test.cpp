@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/resnet.hpp"
-#include "tests/train/run_fixture.hpp"
+#include "tests/train/image_fixture.hpp"
 #include "tests/train/variants.hpp"
 #include "train/batches.hpp"
 #include "train/evaluate.hpp"
@@ -21,67 +21,8 @@ using test::operator+;
 
 constexpr auto k_variants = test::variants(1);
 
-/// Runs of 5 updates of 8 images, one image at a time.
-class ResnetRun : public test::RunFixture {
+class ResnetRun : public test::ImageFixture {
  protected:
-  static constexpr int k_labels = 3;
-
-  void SetUp() override {
-    RunFixture::SetUp();
-    if (m_world.is_root()) {
-      write_images("train_batch.bin", 48, false);
-      write_images("same_batch.bin", 48, true);
-      write_images("test_batch.bin", 21, false);
-    }
-    m_world.barrier();
-  }
-  /// CIFAR-10 records in which the label shows as brightness; or one image again and again.
-  void write_images(std::string const& name, int count, bool same) const {
-    std::ofstream file(m_folder / name, std::ios::binary);
-    std::uint32_t state = 12345;
-    std::vector<char> first;
-    for (int i = 0; i < count; ++i) {
-      std::vector<char> record(3073);
-      const int label = i % k_labels;
-      record[0] = static_cast<char>(label);
-      for (std::size_t p = 1; p < record.size(); ++p) {
-        state = state * 1664525u + 1013904223u;
-        record[p] = static_cast<char>(static_cast<int>(state >> 25) + 60 * label);
-      }
-      if (first.empty()) first = record;
-      file.write(same ? first.data() : record.data(), 3073);
-    }
-  }
-  Config images(World const& world, std::string const& out, Overrides const& overrides) const {
-    const std::string text = fmt::format(R"(
-[run]
-out_dir = "{0}/{1}"
-precision = "fp64"
-[model]
-kind = "resnet18"
-width = 4
-[data]
-kind = "cifar10"
-train = ["{0}/train_batch.bin"]
-val = ["{0}/test_batch.bin"]
-augment = false
-[train]
-steps = 5
-global_batch = 8
-micro_batch = 1
-bn_batches = 2
-log_every = 1
-[optimizer]
-lr = 0.05
-[schedule]
-warmup_steps = 2
-)",
-                                         m_folder.string(), out);
-    Launch launch;
-    launch.ranks = world.size();
-    return parse_deck(text, "test deck", overrides, launch);
-  }
-
   int ranks() const { return m_world.size(); }
   Overrides half() const { return test::half_of_the_units(ranks()); }
   std::filesystem::path last(std::string const& name) const {
@@ -99,17 +40,6 @@ warmup_steps = 2
       if (event["event"] == "eval") return event;
     }
     return {};
-  }
-  /// The parameters among weights(), without running statistics.
-  std::vector<double> parameters(std::vector<double> const& all) const {
-    std::vector<double> kept;
-    std::size_t at = 0;
-    for (TensorSpec const& tensor : resnet_tensors(images(m_self, "unused", {}).model.resnet)) {
-      const auto size = static_cast<std::size_t>(tensor.size());
-      if (!tensor.statistic) kept.insert(kept.end(), &all[at], &all[at] + size);
-      at += size;
-    }
-    return kept;
   }
 };
 
