@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory_ledger.hpp"
 #include "kernels/random/fill.hpp"
 #include "models/model.hpp"
 #include "models/model_family.hpp"
@@ -179,6 +180,7 @@ void run(Subject const& subject, int rounds, std::string const& only_regime,
 
 int main(int argc, char** argv) {
   Kokkos::initialize(argc, argv);
+  sdp::memory_ledger::install();  // with which buffers lie in huge pages, as in training
   std::vector<std::string> words(argv + 1, argv + argc);
   const bool resnet = !words.empty() && words[0] == "resnet18";
   if (resnet || (!words.empty() && words[0] == "llama")) words.erase(words.begin());
