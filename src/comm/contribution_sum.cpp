@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "base/device_pool.hpp"
+
 namespace sdp {
 
 namespace {
@@ -18,8 +20,7 @@ void for_averages(BucketSchedule const& bucket, F&& f) {
 
 template <class T>
 View1<T> on_device(char const* label, std::vector<T> const& list) {
-  const View1<T> view(Kokkos::view_alloc(Kokkos::WithoutInitializing, std::string(label)),
-                      list.size());
+  const auto view = allocate<View1<T>>(label, list.size());
   Kokkos::deep_copy(view, HostView1<T const>(list.data(), list.size()));
   return view;
 }

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "base/device_pool.hpp"
 #include "base/error.hpp"
 #include "base/heartbeat.hpp"
 #include "base/memory_ledger.hpp"
@@ -70,14 +71,13 @@ Exchange<G, W>::Exchange(World const& world, ExchangeSchedule schedule, Exchange
   const index_t slots =
       std::min<index_t>(m_legs.slot_users(), std::max(1, m_options.staging_slots));
   const MemoryScope scope(MemoryCategory::communication);
-  m_staging = View1<char>(Kokkos::view_alloc(Kokkos::WithoutInitializing, "sdp::comm::staging"),
-                          static_cast<std::size_t>(slots * m_legs.slot_bytes()));
+  m_staging = allocate<View1<char>>("sdp::comm::staging", slots * m_legs.slot_bytes());
   if (m_options.method == ReductionMethod::exchange)
     m_sum = std::make_unique<ContributionSum<G>>(m_schedule, m_legs, m_options.bf16_wire,
                                                  m_options.node_gradients);
   for (index_t slot = slots; slot-- > 0;) m_free_slots.push_back(static_cast<int>(slot));
   auto const& spans = m_legs.spans();
-  m_spans = View1<kernels::CopySpan>("sdp::comm::copy_spans", spans.size());
+  m_spans = allocate<View1<kernels::CopySpan>>("sdp::comm::copy_spans", spans.size());
   Kokkos::deep_copy(m_spans, HostView1<kernels::CopySpan const>(spans.data(), spans.size()));
 }
 

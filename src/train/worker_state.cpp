@@ -146,6 +146,7 @@ void WorkerState<V>::build_exchange(ExchangeSchedule schedule) {
   ExchangeOptions options = exchange_options(m_config.system);
   options.queue = m_transport;
   if (m_node_memory && !m_world.is_lone()) options.node_gradients = m_node_memory->of_ranks();
+  PoolScope in_region(m_exchange_memory);
   m_exchange = std::make_unique<WorkerExchange>(m_world, std::move(schedule), options, m_exec);
   m_owned_gradients.clear();
   m_owned_weights.clear();
@@ -238,6 +239,7 @@ void WorkerState<V>::rearrange(Arrangement next) {
   kernels::fence(m_exec, "sdp::train::rearrange");
   release_model();
   m_exchange.reset();
+  m_exchange_memory.clear();
   m_grads = {};
   m_gradient_memory.clear();
   m_node_memory.reset();

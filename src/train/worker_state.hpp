@@ -96,6 +96,7 @@ class WorkerState {
   std::vector<IndexRange> m_owned_weights;    ///< the same elements in the weight buffer
   std::unique_ptr<NodeMemory> m_node_memory;  ///< of the gradients, where a node shares them
   PoolRegion m_weight_memory, m_gradient_memory, m_optimizer_memory, m_model_memory;
+  PoolRegion m_exchange_memory;
   View1<V> m_weights;
   View1<Wide> m_grads;
   std::optional<Optimizer<V>> m_optimizer;
