@@ -59,9 +59,9 @@ index_t convolution_workspace_size(ConvolutionShape const& shape) {
   if constexpr (Details::k_has_winograd<T>) {
     switch (Details::convolution_method(shape)) {
       case Details::ConvolutionMethod::winograd_2:
-        return Details::WinogradPlan<Exec, 2>(shape).workspace;
+        return Details::winograd_workspace<Exec, 2>(shape);
       case Details::ConvolutionMethod::winograd_4:
-        return Details::WinogradPlan<Exec, 4>(shape).workspace;
+        return Details::winograd_workspace<Exec, 4>(shape);
       default:
         break;
     }
@@ -179,6 +179,41 @@ template <ExecutionSpace Exec, RowMajor<4> X, RowMajor<4> DOut, RowMajor<1> Work
 void convolution_backward_weight(Exec const& exec, WeightLayout layout, int stride, X const& x,
                                  DOut const& d_out, Work const& workspace, DW const& d_weight) {
   convolution_backward_weight(exec, layout, stride, x, d_out, AllChannels{}, workspace, d_weight);
+}
+
+/// convolution_backward_weight and then convolution_backward_input, in fewer passes over d_out
+/// where the algorithm allows that; the weight gradient may differ from theirs by rounding.
+///
+/// Shapes, what is overwritten and errors are those of the two. The arguments do not alias.
+template <ExecutionSpace Exec, RowMajor<4> X, RowMajor<4> DOut, RowMajor<4> W, ChannelRuns Runs,
+          RowMajor<1> Work, RowMajor<4> DW, RowMajor<4> DX>
+void convolution_backward(Exec const& exec, WeightLayout layout, int stride, X const& x,
+                          DOut const& d_out, W const& weight, Runs const& channels,
+                          Work const& workspace, DW const& d_weight, DX const& d_x,
+                          double beta = 0.0) {
+  if constexpr (Details::k_has_winograd<value_t<X>>) {
+    constexpr char const* k_name = "sdp::kernels::convolution_backward";
+    const auto shape = Details::check_convolution(k_name, layout, stride, "d_x", d_x, "d_out",
+                                                  d_out, "weight", weight);
+    Details::check_weight_gradient<Runs>(k_name, layout, stride, x, d_out, d_weight);
+    Details::check_workspace<Exec>(k_name, shape, workspace);
+    require_same_shape(k_name, "x", x, "d_x", d_x);
+    // All of d_out is needed for d_x, some of its channels may be for d_weight.
+    constexpr bool k_all = std::is_same_v<Runs, AllChannels>;
+    const bool gradients =
+        d_x.size() > 0 && d_weight.size() > 0 && (k_all || layout == WeightLayout::in_out);
+    const auto method = Details::convolution_method(shape);
+    if (gradients && method == Details::ConvolutionMethod::winograd_2 &&
+        Details::WinogradPlan<Exec, 2>::pays_both(shape))
+      return Details::winograd_backward<2>(exec, shape, layout, x, d_out, weight, channels,
+                                           workspace, d_weight, beta, d_x);
+    if (gradients && method == Details::ConvolutionMethod::winograd_4 &&
+        Details::WinogradPlan<Exec, 4>::pays_both(shape))
+      return Details::winograd_backward<4>(exec, shape, layout, x, d_out, weight, channels,
+                                           workspace, d_weight, beta, d_x);
+  }
+  convolution_backward_weight(exec, layout, stride, x, d_out, channels, workspace, d_weight);
+  convolution_backward_input(exec, layout, stride, d_out, weight, workspace, d_x, beta);
 }
 
 }  // namespace sdp::kernels

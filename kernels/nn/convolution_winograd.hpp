@@ -19,26 +19,38 @@ template <class Exec, int M>
 struct WinogradPlan {
   static constexpr int k_positions = Winograd<M>::k_tile * Winograd<M>::k_tile;
 
-  explicit WinogradPlan(ConvolutionShape const& s)
+  /// With `both` gradients are formed together.
+  explicit WinogradPlan(ConvolutionShape const& s, bool both = false)
       : grid(tile_grid(s, M)), tiles(s.images * grid.rows * grid.cols) {
-    block = std::min(tiles,
-                     block_tiles(std::max<index_t>(s.inputs, 1), std::max<index_t>(s.outputs, 1)));
-    workspace = k_positions * (plane_stride(s.inputs * s.outputs) + plane_stride(block * s.inputs) +
-                               plane_stride(block * s.outputs));
+    const index_t inputs = std::max<index_t>(s.inputs, 1),
+                  outputs = std::max<index_t>(s.outputs, 1);
+    const index_t columns = outputs + (both ? 2 : 1) * inputs;
+    block = std::min(tiles, block_tiles(inputs * outputs, columns));
+    workspace = k_positions *
+                ((both ? 2 : 1) * plane_stride(s.inputs * s.outputs) +
+                 (both ? 2 : 1) * plane_stride(block * s.inputs) + plane_stride(block * s.outputs));
   }
 
-  /// Tiles in a block. On the host as many as keep the products small enough for the BLAS to
-  /// multiply them without packing, while planes stay in the second cache level; where channels are
-  /// too many for that, as many as make packing cheap.
-  static index_t block_tiles(index_t inputs, index_t outputs) {
+  /// Whether gradients had better be formed together: transformed weights take less than what is
+  /// saved, the images of a transformed gradient.
+  static bool pays_both(ConvolutionShape const& s) {
+    const auto grid = tile_grid(s, M);
+    return s.images * grid.rows * grid.cols >= s.inputs;
+  }
+
+  /// Tiles in a block whose planes have `columns` in all. On the host as many as keep products with
+  /// `pairs` of channels small enough for the BLAS to multiply them without packing, while planes
+  /// stay in the second cache level; where channels are too many for that, as many as make packing
+  /// cheap.
+  static index_t block_tiles(index_t pairs, index_t columns) {
     if constexpr (!k_is_host<Exec>) {
-      return std::max<index_t>(64, (index_t(1) << 25) / (k_positions * (inputs + outputs)));
+      return std::max<index_t>(64, (index_t(1) << 25) / (k_positions * columns));
     } else {
       constexpr index_t k_unpacked = 1000000, k_elements = index_t(1) << 17;
       constexpr index_t k_step = 16, k_least = 2 * k_step, k_packed = 128;
-      const index_t unpacked = k_unpacked / (inputs * outputs);
+      const index_t unpacked = k_unpacked / pairs;
       if (unpacked < k_least) return k_packed;
-      const index_t fitting = k_elements / (k_positions * (inputs + outputs));
+      const index_t fitting = k_elements / (k_positions * columns);
       return std::clamp(fitting, k_least, unpacked) / k_step * k_step;
     }
   }
@@ -56,6 +68,12 @@ struct WinogradPlan {
   index_t block;      ///< tiles that are worked on together
   index_t workspace;  ///< elements
 };
+
+template <class Exec, int M>
+index_t winograd_workspace(ConvolutionShape const& s) {
+  using Plan = WinogradPlan<Exec, M>;
+  return std::max(Plan(s).workspace, Plan::pays_both(s) ? Plan(s, true).workspace : 0);
+}
 
 /// out = x convolved with the weight (turned by 180 degrees where Flip) + beta * out; strides are
 /// those of the weight's channels of x and of out.
@@ -105,7 +123,40 @@ void winograd_backward_weight(Exec const& exec, ConvolutionShape const& s, Weigh
       gemm(exec, Transpose::yes, Transpose::no, 1.0, inputs.matrix(i, count),
            outputs.matrix(i, count), begin == 0 ? 0.0 : 1.0, gradient.matrix(i));
   });
-  winograd_transform_gradient<M>(exec, weight_strides(held, layout), gradient, d_weight);
+  winograd_transform_gradient<M, false>(exec, weight_strides(held, layout), gradient, d_weight);
+}
+
+/// Both gradients, for which d_out is transformed once: correlating d_out with x gives the weight
+/// gradient turned by 180 degrees, with d_out in the place of the inputs.
+template <int M, class Exec, class X, class DOut, class W, class Runs, class Work, class DW,
+          class DX>
+void winograd_backward(Exec const& exec, ConvolutionShape const& s, WeightLayout layout, X const& x,
+                       DOut const& d_out, W const& weight, Runs const& channels,
+                       Work const& workspace, DW const& d_weight, double beta, DX const& d_x) {
+  const WinogradPlan<Exec, M> plan(s, true);
+  ConvolutionShape held = s;
+  if (layout == WeightLayout::in_out) held.inputs = static_cast<index_t>(d_weight.extent(0));
+  const auto strides = weight_strides(s, layout);
+  auto* next = workspace.data();
+  const auto weights = plan.template planes<Work>(next, s.outputs, s.inputs);
+  const auto gradient = plan.template planes<Work>(next, held.inputs, s.outputs);
+  const auto inputs = plan.template planes<Work>(next, plan.block, held.inputs);
+  const auto outputs = plan.template planes<Work>(next, plan.block, s.outputs);
+  const auto products = plan.template planes<Work>(next, plan.block, s.inputs);
+  winograd_transform_weight<M, true>(exec, {strides.to, strides.from}, weight, weights);
+  for_each_block(plan.tiles, plan.block, [&](index_t begin, index_t count) {
+    winograd_transform_images<M, false>(exec, plan.grid, AllChannels{}, d_out, begin, count,
+                                        outputs);
+    winograd_transform_images<M, true>(exec, plan.grid, channels, x, begin, count, inputs);
+    for (int i = 0; i < plan.k_positions; ++i) {
+      gemm(exec, Transpose::no, Transpose::no, 1.0, outputs.matrix(i, count), weights.matrix(i),
+           0.0, products.matrix(i, count));
+      gemm(exec, Transpose::yes, Transpose::no, 1.0, inputs.matrix(i, count),
+           outputs.matrix(i, count), begin == 0 ? 0.0 : 1.0, gradient.matrix(i));
+    }
+    winograd_transform_products<M>(exec, plan.grid, products, begin, count, beta, d_x);
+  });
+  winograd_transform_gradient<M, true>(exec, weight_strides(held, layout), gradient, d_weight);
 }
 
 }  // namespace sdp::kernels::Details

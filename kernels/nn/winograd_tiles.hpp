@@ -225,8 +225,9 @@ void winograd_transform_weight(Exec const& exec, ChannelStrides strides, W const
       });
 }
 
-/// d_weight += the gradient of transformed weights (c, d), taken back to the 3x3 weights.
-template <int M, class Exec, class Work, class DW>
+/// d_weight += the gradient of transformed weights (c, d), taken back to the 3x3 weights and turned
+/// by 180 degrees where Flip.
+template <int M, bool Flip, class Exec, class Work, class DW>
 void winograd_transform_gradient(Exec const& exec, ChannelStrides strides,
                                  Planes<Work> const& planes, DW const& d_weight) {
   using A = value_t<Work>;
@@ -253,7 +254,8 @@ void winograd_transform_gradient(Exec const& exec, ChannelStrides strides,
           for (int i = 0; i < 3; ++i) {
             Lane row[3];
             Transform::template filter_adjoint<A>(partial[i], row);
-            for (int j = 0; j < 3; ++j) memcpy(taps[3 * i + j], &row[j], sizeof(Lane));
+            for (int j = 0; j < 3; ++j)
+              memcpy(taps[Flip ? 8 - (3 * i + j) : 3 * i + j], &row[j], sizeof(Lane));
           }
           for (int lane = 0; lane < count; ++lane) {
             A* pair = to + (target + lane) * stride;

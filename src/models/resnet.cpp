@@ -470,23 +470,18 @@ void Resnet<V>::backward_block(ExecSpace const& exec, View1<V> const& weights,
     kernels::batch_norm_forward(exec, Activation::relu, inner, block.inner_norm.mean,
                                 block.inner_norm.rstd, scale, shift, inner_out);
     with_channels(part.inner_held, [&](auto const& named) {
-      kernels::convolution_backward_weight(exec, WeightLayout::in_out, 1,
-                                           images(m_inner_out, shape.size, part.inner), d_branch,
-                                           named, m_work, kernel(held, grads, t.conv2));
+      kernels::convolution_backward(
+          exec, WeightLayout::in_out, 1, images(m_inner_out, shape.size, part.inner), d_branch,
+          kernel(table, weights, t.conv2), named, m_work, kernel(held, grads, t.conv2),
+          images(m_d_inner, shape.size, part.inner));
     });
-    kernels::convolution_backward_input(exec, WeightLayout::in_out, 1, d_branch,
-                                        kernel(table, weights, t.conv2), m_work,
-                                        images(m_d_inner, shape.size, part.inner));
     backward_norm(exec, weights, grads, Activation::relu, t.bn1, part.inner_held, block.inner_norm,
                   1.0, d_inner, inner_out, inner, d_inner);
     with_channels(part.inner_held, [&](auto const& named) {
-      kernels::convolution_backward_weight(exec, WeightLayout::out_in, stride, in,
-                                           images(m_d_inner, shape.size, part.inner), named, m_work,
-                                           kernel(held, grads, t.conv1));
+      kernels::convolution_backward(
+          exec, WeightLayout::out_in, stride, in, images(m_d_inner, shape.size, part.inner),
+          kernel(table, weights, t.conv1), named, m_work, kernel(held, grads, t.conv1), d_in, beta);
     });
-    kernels::convolution_backward_input(exec, WeightLayout::out_in, stride,
-                                        images(m_d_inner, shape.size, part.inner),
-                                        kernel(table, weights, t.conv1), m_work, d_in, beta);
     beta = 1.0;
   }
   if (!shape.projects()) return;
@@ -494,10 +489,9 @@ void Resnet<V>::backward_block(ExecSpace const& exec, View1<V> const& weights,
   backward_norm(exec, weights, grads, part.has_branch ? Activation::none : Activation::relu,
                 t.projection_bn, {}, block.projection_norm, 1.0, d_out, out, projected, projected);
   const Window4<V> d_projected = images(block.projected, shape.size, shape.channels);
-  kernels::convolution_backward_weight(exec, WeightLayout::out_in, stride, in, d_projected, m_work,
-                                       kernel(held, grads, t.projection));
-  kernels::convolution_backward_input(exec, WeightLayout::out_in, stride, d_projected,
-                                      kernel(table, weights, t.projection), m_work, d_in, beta);
+  kernels::convolution_backward(exec, WeightLayout::out_in, stride, in, d_projected,
+                                kernel(table, weights, t.projection), kernels::AllChannels{},
+                                m_work, kernel(held, grads, t.projection), d_in, beta);
   std::swap(d_stream, d_other);
 }
 

@@ -161,7 +161,8 @@ TYPED_TEST(Convolution, BackwardWeightOfSomeChannelsIsThoseRowsOfTheWhole) {
   using T = TypeParam;
   for (const auto layout : k_layouts)
     for (auto const& shape : {shape_of(2, 5, 7, 21, 23, 3, 1), shape_of(3, 7, 5, 6, 8, 3, 2),
-                              shape_of(2, 4, 4, 9, 9, 1, 2), shape_of(5, 8, 8, 40, 40, 3, 1)}) {
+                              shape_of(2, 4, 4, 9, 9, 1, 2), shape_of(5, 8, 8, 40, 40, 3, 1),
+                              shape_of(5, 16, 16, 40, 24, 3, 1)}) {
       const Problem<T> p(shape, layout);
       const auto all = p.expected_d_weight();
       const index_t leading = static_cast<index_t>(p.weight.extent(0));
@@ -175,6 +176,29 @@ TYPED_TEST(Convolution, BackwardWeightOfSomeChannelsIsThoseRowsOfTheWhole) {
       convolution_backward_weight(Exec(), layout, shape.stride, p.x, p.d_out, vector_of_items(runs),
                                   p.workspace, d_weight);
       expect_same(d_weight, expected, "d_weight");
+      Kokkos::deep_copy(d_weight, T(0));
+      const auto d_x = p.x_of(nan_values(p.x.size()));
+      convolution_backward(Exec(), layout, shape.stride, p.x, p.d_out, p.weight,
+                           vector_of_items(runs), p.workspace, d_weight, d_x);
+      expect_same(d_weight, expected, "d_weight of both");
+      expect_same(d_x, p.expected_d_x(), "d_x of both");
+    }
+}
+
+TYPED_TEST(Convolution, BackwardAddsToBothGradients) {
+  for (const auto layout : k_layouts)
+    for (auto const& shape : k_shapes) {
+      const Problem<TypeParam> p(shape, layout);
+      const auto weight_before = noise(p.weight.size(), 7), x_before = noise(p.x.size(), 8);
+      auto expected_weight = p.expected_d_weight(), expected_x = p.expected_d_x();
+      for (std::size_t i = 0; i < weight_before.size(); ++i) expected_weight[i] += weight_before[i];
+      for (std::size_t i = 0; i < x_before.size(); ++i) expected_x[i] += 0.5 * x_before[i];
+      const auto d_weight = p.weight_of(weight_before);
+      const auto d_x = p.x_of(x_before);
+      convolution_backward(Exec(), layout, shape.stride, p.x, p.d_out, p.weight, AllChannels{},
+                           p.workspace, d_weight, d_x, 0.5);
+      expect_same(d_weight, expected_weight, "d_weight");
+      expect_same(d_x, expected_x, "d_x");
     }
 }
 
@@ -208,6 +232,13 @@ TYPED_TEST(Winograd, EveryTileSizeMatchesScalarReferenceOverManyBlocks) {
       Details::winograd_backward_weight<k_outputs>(Exec(), shape, layout, p.x, p.d_out,
                                                    AllChannels{}, workspace, d_weight);
       expect_same(d_weight, p.expected_d_weight(), "d_weight");
+      const auto both = nan_vector<double>(Plan(shape, true).workspace);
+      Kokkos::deep_copy(d_weight, 0.0);
+      Kokkos::deep_copy(d_x, std::nan(""));
+      Details::winograd_backward<k_outputs>(Exec(), shape, layout, p.x, p.d_out, p.weight,
+                                            AllChannels{}, both, d_weight, 0.0, d_x);
+      expect_same(d_weight, p.expected_d_weight(), "d_weight of both");
+      expect_same(d_x, p.expected_d_x(), "d_x of both");
     }
 }
 
