@@ -17,8 +17,8 @@
 //
 // In training mean and rstd are those of the batch, rstd from the biased variance; in inference
 // they come from the running statistics. Statistics are in accum_t of x. Sums over rows are formed
-// over 128 rows at a time in row order, then over these chunks in order, in double. Every function
-// throws ShapeError when extents do not fit.
+// over 128 rows at a time in row order (gradients over 8 rows, then in double), then over these
+// chunks in order, in double. Every function throws ShapeError when extents do not fit.
 
 namespace sdp::kernels {
 

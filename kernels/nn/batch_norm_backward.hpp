@@ -6,6 +6,11 @@
 namespace sdp::kernels {
 
 namespace Details {
+/// Rows whose gradients are summed in accum_t. An error of a sum is in every d_x of its channel,
+/// and the weight gradient of the convolution below adds those up: rounding must stay far below
+/// that of a single d_x.
+inline constexpr index_t k_batch_norm_rows_per_sum = 8;
+
 /// d_out becomes the gradient of z where Relu; partials(chunk, c) = sum of it, partials(chunk, C+c)
 /// = sum of it times (x - mean).
 template <bool Relu, class Exec, class DOut, class Out, class X, class Mean, class Partials>
@@ -27,29 +32,41 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
         auto* gradient = d_out.data();
         auto* to = &partials(team.league_rank(), 0);
         for_channel_tiles<k_tile>(team, stride, [=](index_t first, auto count) {
-          A centre[k_tile], sum[k_tile], product[k_tile];
+          A centre[k_tile];
+          double sum[k_tile], product[k_tile];
           for (int j = 0; j < count; ++j) {
             centre[j] = static_cast<A>(means[first + j]);
-            sum[j] = product[j] = A(0);
+            sum[j] = product[j] = 0.0;
           }
-          for (index_t row = chunk.begin; row < chunk.end; ++row) {
-            const index_t at = row * stride + first;
-            auto const* x_row = from + at;
-            [[maybe_unused]] auto const* out_row = from_out + at;
-            auto* d_row = gradient + at;
-            for (int j = 0; j < count; ++j) {
-              T d = d_row[j];
-              if constexpr (Relu) {
-                d = static_cast<A>(out_row[j]) <= A(0) ? T(0.0f) : d;
-                d_row[j] = d;
+          for (index_t begin = chunk.begin; begin < chunk.end; begin += k_batch_norm_rows_per_sum) {
+            const index_t rest = chunk.end - begin;
+            const index_t end =
+                begin + (rest < k_batch_norm_rows_per_sum ? rest : k_batch_norm_rows_per_sum);
+            A few[k_tile], few_products[k_tile];
+            for (int j = 0; j < count; ++j) few[j] = few_products[j] = A(0);
+            for (index_t row = begin; row < end; ++row) {
+              const index_t at = row * stride + first;
+              auto const* x_row = from + at;
+              [[maybe_unused]] auto const* out_row = from_out + at;
+              auto* d_row = gradient + at;
+              for (int j = 0; j < count; ++j) {
+                T d = d_row[j];
+                if constexpr (Relu) {
+                  d = static_cast<A>(out_row[j]) <= A(0) ? T(0.0f) : d;
+                  d_row[j] = d;
+                }
+                few[j] += static_cast<A>(d);
+                few_products[j] += static_cast<A>(d) * (static_cast<A>(x_row[j]) - centre[j]);
               }
-              sum[j] += static_cast<A>(d);
-              product[j] += static_cast<A>(d) * (static_cast<A>(x_row[j]) - centre[j]);
+            }
+            for (int j = 0; j < count; ++j) {
+              sum[j] += static_cast<double>(few[j]);
+              product[j] += static_cast<double>(few_products[j]);
             }
           }
           for (int j = 0; j < count; ++j) {
-            to[first + j] = sum[j];
-            to[stride + first + j] = product[j];
+            to[first + j] = static_cast<A>(sum[j]);
+            to[stride + first + j] = static_cast<A>(product[j]);
           }
         });
       });
@@ -100,7 +117,7 @@ void batch_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, 
       KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const auto chunk = batch_norm_chunk(team.league_rank(), rows);
         const index_t stride = channels;
-        const A share = A(1) / static_cast<A>(rows);
+        const double share = 1.0 / static_cast<double>(rows);
         auto const* from = x.data();
         auto const* gradient = d_out.data();
         auto const* means = mean.data();
@@ -116,8 +133,9 @@ void batch_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, 
             const A deviation = static_cast<A>(rstds[c]);
             centre[j] = static_cast<A>(means[c]);
             scale[j] = deviation * static_cast<A>(weights[c]);
-            slope[j] = deviation * static_cast<A>(d_weight[c]) * share;
-            offset[j] = static_cast<A>(d_bias[c]) * share;
+            slope[j] = static_cast<A>(static_cast<double>(deviation) *
+                                      static_cast<double>(d_weight[c]) * share);
+            offset[j] = static_cast<A>(static_cast<double>(d_bias[c]) * share);
           }
           for (index_t row = chunk.begin; row < chunk.end; ++row) {
             const index_t at = row * stride + first;
