@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "cli/commands.hpp"
@@ -97,21 +97,11 @@ std::string comparison(std::vector<std::string> const& runs, std::vector<Json> c
 
 }  // namespace
 
-void add_compare(CLI::App& app, Action& action) {
-  auto runs = std::make_shared<std::vector<std::string>>();
-  CLI::App* command = app.add_subcommand(
-      "compare", "Loss, memory, messages and time of finished runs side by side");
-  command->add_option("RUN", *runs, "run.out_dir of each run; ratios are to the first")
-      ->required()
-      ->expected(1, 8);
-  command->callback([&action, runs] {
-    action = [runs](World const*) {
-      std::vector<Json> summaries;
-      for (std::string const& run : *runs) summaries.push_back(read_summary(run));
-      std::fputs(comparison(*runs, summaries).c_str(), stdout);
-      return ExitCode::ok;
-    };
-  });
+ExitCode run(CompareArguments const& arguments) {
+  std::vector<Json> summaries;
+  for (std::string const& run : arguments.runs) summaries.push_back(read_summary(run));
+  std::fputs(comparison(arguments.runs, summaries).c_str(), stdout);
+  return ExitCode::ok;
 }
 
 }  // namespace sdp::cli

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "base/memory_ledger.hpp"
 #include "cli/commands.hpp"
@@ -51,60 +52,41 @@ std::string quality(EvalResult const& result) {
 
 }  // namespace
 
-void add_eval(CLI::App& app, Action& action) {
-  struct Options {
-    std::string deck, checkpoint;
-    std::vector<std::string> overrides;
-    bool json = false;
-  };
-  auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("eval", "Validation loss of a model on data.val of a deck");
-  command->add_option("DECK", options->deck, "Deck in TOML")->required();
-  command->add_option("OVERRIDES", options->overrides, "section.key=value, wins over the deck");
-  command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "Checkpoint (.h5), Hugging Face folder or safetensors file")
-      ->required();
-  command->add_flag("--json", options->json, "Print one JSON object and nothing else");
-  command->callback([&action, options] {
-    action = [options](World const* world) {
-      Launch launch;
-      launch.ranks = world->size();
-      launch.gpu = !kernels::k_is_host<ExecSpace>;
-      launch.training = false;
-      const Config config = world->collectively([&] {
-        Config loaded = load_deck(options->deck, options->overrides, launch);
-        if (loaded.data.val.empty())
-          throw ConfigError("data.val of \"" + options->deck +
-                            "\" is empty: eval needs a validation "
-                            "set");
-        return loaded;
-      });
-      DataSets data = open_data(*world, config, false);
-      const auto run = [&]<class V>(V) {
-        return evaluate_model<V>(*world, config, options->checkpoint, *data.val);
-      };
-      const EvalResult result = config.run.precision == Precision::fp64   ? run(double())
-                                : config.run.precision == Precision::bf16 ? run(kernels::bf16())
-                                                                          : run(float());
-      if (!world->is_root()) return ExitCode::ok;
-      if (options->json) {
-        nlohmann::ordered_json line{{"val_loss", result.val_loss}};
-        if (result.accuracy)
-          line["val_accuracy"] = *result.accuracy;
-        else
-          line["perplexity"] = std::exp(result.val_loss);
-        line["samples"] = result.samples;
-        line["targets"] = result.targets;
-        fmt::print("{}\n", line.dump());
-      } else {
-        fmt::print("validation loss {:.6f}  {}  samples {}  targets {}\n", result.val_loss,
-                   quality(result), result.samples, result.targets);
-      }
-      return ExitCode::ok;
-    };
+ExitCode run(EvalArguments const& arguments, World const& world) {
+  Launch launch;
+  launch.ranks = world.size();
+  launch.gpu = !kernels::k_is_host<ExecSpace>;
+  launch.training = false;
+  const Config config = world.collectively([&] {
+    Config loaded = load_deck(arguments.deck, arguments.overrides, launch);
+    if (loaded.data.val.empty())
+      throw ConfigError("data.val of \"" + arguments.deck +
+                        "\" is empty: eval needs a validation "
+                        "set");
+    return loaded;
   });
+  DataSets data = open_data(world, config, false);
+  const auto evaluate_in = [&]<class V>(V) {
+    return evaluate_model<V>(world, config, arguments.checkpoint, *data.val);
+  };
+  const EvalResult result = config.run.precision == Precision::fp64   ? evaluate_in(double())
+                            : config.run.precision == Precision::bf16 ? evaluate_in(kernels::bf16())
+                                                                      : evaluate_in(float());
+  if (!world.is_root()) return ExitCode::ok;
+  if (arguments.json) {
+    nlohmann::ordered_json line{{"val_loss", result.val_loss}};
+    if (result.accuracy)
+      line["val_accuracy"] = *result.accuracy;
+    else
+      line["perplexity"] = std::exp(result.val_loss);
+    line["samples"] = result.samples;
+    line["targets"] = result.targets;
+    fmt::print("{}\n", line.dump());
+  } else {
+    fmt::print("validation loss {:.6f}  {}  samples {}  targets {}\n", result.val_loss,
+               quality(result), result.samples, result.targets);
+  }
+  return ExitCode::ok;
 }
 
 }  // namespace sdp::cli

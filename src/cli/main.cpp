@@ -3,7 +3,6 @@
 #include <mpi.h>
 
 #include <Kokkos_Core.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +12,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/device.hpp"
@@ -44,61 +44,24 @@ bool launched_many_times(int& rank) {
   return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1) > 1;
 }
 
+/// Whether the first word names a command that runs on all ranks of a launcher. MPI starts before
+/// the other words are judged, because one rank speaks for all.
+bool is_parallel(std::string const& word) {
+  return word == "train" || word == "eval" || word == "bench";
+}
+
 /// Whether this process is going to train. Signals ask such a process to stop after a step, from
 /// its first moment on; other commands end at once.
-bool will_train(std::vector<char*> const& arguments) {
-  return arguments.size() > 1 && std::strcmp(arguments[1], "train") == 0 &&
-         std::none_of(arguments.begin(), arguments.end(),
-                      [](char const* word) { return std::strcmp(word, "--dry-run") == 0; });
+bool will_train(Command const* command) {
+  auto const* train = command ? std::get_if<TrainArguments>(command) : nullptr;
+  return train && !train->dry_run;
 }
 
-/// Whether this command measures one process by intention, in a job of whatever size.
-bool is_lone(std::vector<char*> const& arguments) {
-  return arguments.size() > 2 && std::strcmp(arguments[1], "bench") == 0 &&
-         std::strcmp(arguments[2], "step") == 0;
-}
-
-/// Parses the arguments; a status to exit with, or nothing when `action` is to be run. Only a
-/// process that may speak prints.
-std::optional<int> parse(int argc, char** argv, bool speaks, Action& action) {
-  CLI::App app{"Pre-trains neural networks with Subnetwork Data Parallelism"};
-  app.name("sdp");
-  app.require_subcommand(0, 1);
-  bool version = false;
-  app.add_flag("--version", version, "Print versions of the program and its libraries");
-  add_train(app, action);
-  add_eval(app, action);
-  add_plan(app, action);
-  add_bench(app, action);
-  add_compare(app, action);
-  add_export(app, action);
-  add_import(app, action);
-  add_info(app, action);
-  add_tokenize(app, action);
-  add_sample(app, action);
-  try {
-    app.parse(argc, argv);
-  } catch (CLI::CallForHelp const&) {
-    if (speaks) std::fputs(app.help().c_str(), stdout);
-    return to_status(ExitCode::ok);
-  } catch (CLI::ParseError const& error) {
-    // Help of a subcommand arrives here as well.
-    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-      if (speaks) app.exit(error);
-      return to_status(ExitCode::ok);
-    }
-    if (speaks) log::error(std::string(error.what()) + " (sdp --help lists the commands)");
-    return to_status(ExitCode::usage);
-  }
-  if (version) {
-    if (speaks) std::fputs(version_text().c_str(), stdout);
-    return to_status(ExitCode::ok);
-  }
-  if (!action) {
-    if (speaks) std::fputs(app.help().c_str(), stderr);
-    return to_status(ExitCode::usage);
-  }
-  return std::nullopt;
+/// Says what answers a command line by itself; the status to exit with.
+int give(Answer const& answer, bool speaks) {
+  if (speaks) std::fputs(answer.text.c_str(), answer.code == ExitCode::ok ? stdout : stderr);
+  if (speaks && !answer.error.empty()) log::error(answer.error);
+  return to_status(answer.code);
 }
 
 /// A job step of several tasks in which every process believes to be alone means an MPI that does
@@ -120,10 +83,26 @@ int leave_stopped(int rank) {
   return to_status(ExitCode::stopped);
 }
 
-int run(Action const& action, World const* world, bool lone) {
+/// A command in its world, which is null for those that are one process by nature.
+struct RunIn {
+  World const* world;
+  ExitCode operator()(TrainArguments const& arguments) const { return run(arguments, *world); }
+  ExitCode operator()(EvalArguments const& arguments) const { return run(arguments, *world); }
+  ExitCode operator()(StepBenchArguments const& arguments) const { return run(arguments, *world); }
+  ExitCode operator()(CommBenchArguments const& arguments) const { return run(arguments, *world); }
+  template <class Arguments>
+  ExitCode operator()(Arguments const& arguments) const {
+    return run(arguments);
+  }
+};
+
+/// Runs a command and turns its errors into a status.
+int run_command(Command const& command, World const* world) {
+  // Step benchmarks measure one process by intention, in a job of whatever size.
+  const bool lone = !world || std::holds_alternative<StepBenchArguments>(command);
   try {
-    if (world && !lone) world->collectively([&] { check_launcher(*world); });
-    return to_status(action(world));
+    if (!lone) world->collectively([&] { check_launcher(*world); });
+    return to_status(std::visit(RunIn{world}, command));
   } catch (Error const& error) {
     const bool alone = !world || world->size() == 1;
     if (alone || (error.agreed() && world->is_root()))
@@ -160,8 +139,11 @@ int main(int argc, char** argv) {
       arguments.push_back(argv[i]);
   const bool named = arguments.size() > 1 && arguments[1][0] != '-';
   const bool parallel = named && is_parallel(arguments[1]);
+  const std::variant<Answer, Command> request =
+      parse(static_cast<int>(arguments.size()), arguments.data(), version_text);
+  Command const* command = std::get_if<Command>(&request);
   std::optional<StopRequest> signals;
-  if (will_train(arguments)) signals.emplace();
+  if (will_train(command)) signals.emplace();
   std::optional<MpiSession> session;
   int rank = 0;
   if (parallel) {
@@ -176,15 +158,13 @@ int main(int argc, char** argv) {
                "\" is not a command that runs on several ranks: start it without a launcher");
     return static_cast<int>(ExitCode::usage);
   }
-  Action action;
-  const std::optional<int> early =
-      parse(static_cast<int>(arguments.size()), arguments.data(), rank == 0, action);
-  if (early) return *early;
+  if (!command) return give(std::get<Answer>(request), rank == 0);
   std::optional<World> world;
   if (parallel) world.emplace(World::from(MPI_COMM_WORLD));
   // A login node may have none, and plans are made there.
   const bool without_device = lacks_device();
-  if (without_device && computes(arguments[1])) {
+  const bool computes = parallel || std::holds_alternative<SampleArguments>(*command);
+  if (without_device && computes) {
     if (rank == 0)
       log::error(std::string("this sdp computes on ") + ExecSpace::name() +
                  " devices, and this process sees none");
@@ -206,7 +186,7 @@ int main(int argc, char** argv) {
     return static_cast<int>(ExitCode::usage);
   }
   memory_ledger::install();
-  const int status = run(action, world ? &*world : nullptr, !parallel || is_lone(arguments));
+  const int status = run_command(*command, world ? &*world : nullptr);
   if (!without_device) Kokkos::finalize();
   world.reset();
   session.reset();

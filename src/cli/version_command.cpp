@@ -29,12 +29,4 @@ std::string version_text() {
       major, minor, release);
 }
 
-bool is_parallel(std::string const& subcommand) {
-  return subcommand == "train" || subcommand == "eval" || subcommand == "bench";
-}
-
-bool computes(std::string const& subcommand) {
-  return is_parallel(subcommand) || subcommand == "sample";
-}
-
 }  // namespace sdp::cli

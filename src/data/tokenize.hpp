@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "base/types.hpp"
+#include "base/index.hpp"
 
 namespace sdp {
 

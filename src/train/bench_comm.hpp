@@ -10,15 +10,9 @@
 #include "config/config.hpp"
 #include "subnet/cost_model.hpp"
 #include "train/arrangement.hpp"
+#include "train/bench_options.hpp"
 
 namespace sdp {
-
-struct CommBenchOptions {
-  int repeat = 10;  ///< timed rounds, at least 1
-  int warmup = 2;   ///< before those
-  /// Values that are not measured: rates of computing, overlap, links that the ranks do not have.
-  Machine machine;
-};
 
 /// Milliseconds, of the slowest rank, median over rounds.
 struct CommTimes {

@@ -8,19 +8,10 @@
 
 #include "base/memory_ledger.hpp"
 #include "config/config.hpp"
-#include "subnet/cost_model.hpp"
+#include "train/bench_options.hpp"
 #include "train/plan.hpp"
 
 namespace sdp {
-
-struct StepBenchOptions {
-  int ranks = 1;  ///< N of the job
-  int worker = 0;
-  int steps = 10;                    ///< timed, at least 1
-  int warmup = 3;                    ///< before those
-  std::optional<double> peak_flops;  ///< of the device, FLOP/s
-  Machine machine;                   ///< that predictions are made for
-};
 
 /// Milliseconds of a phase over the timed steps.
 struct PhaseTime {

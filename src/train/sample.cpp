@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/error.hpp"
+#include "base/types.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "data/tokenizer.hpp"
 #include "kernels/core/compat.hpp"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Fails on an include against the direction of the layers, on MPI outside comm (and the few places
-# that start it or hand it to HDF5), and on a backend macro outside base, comm and the kernels.
+# that start it or hand it to HDF5), on a backend macro outside base, comm and the kernels, and on
+# Kokkos beside parsers that compilers for devices cannot read.
 #
 #   include_direction_test.sh SOURCE_FOLDER
 set -euo pipefail
@@ -58,6 +59,25 @@ while IFS=: read -r file line _; do
   esac
 done < <(grep -rnE 'KOKKOS_ENABLE_(CUDA|HIP|SYCL|OPENMP)|__CUDA_ARCH__|__HIP_' \
               --include='*.hpp' --include='*.cpp' src kernels)
+
+declare -A seen
+see() {  # file: it and every header of the project that it includes, itself or through others
+  local header path
+  [[ -z ${seen[$1]:-} ]] || return 0
+  seen[$1]=yes
+  while read -r header; do
+    for path in "src/$header" "$header"; do
+      if [[ -f $path ]]; then see "$path"; fi
+    done
+  done < <(sed -nE 's/^ *#include "([^"]+)".*/\1/p' "$1")
+}
+while read -r file; do
+  seen=()
+  see "$file"
+  while read -r header; do
+    fault "$file: a source with CLI11 or toml++ may not see Kokkos, which $header includes"
+  done < <(grep -lE '^ *#include <Kokkos' "${!seen[@]}")
+done < <(grep -rlE '^ *#include <(CLI/|toml\+\+/)' --include='*.hpp' --include='*.cpp' src kernels)
 
 while read -r file; do
   fault "$file: the first line must carry the SPDX identifier"
