@@ -85,11 +85,15 @@ function(sdp_unite target)
   endif()
 endfunction()
 
-# sdp_host_sources(files...): sources that see no Kokkos. nvcc_wrapper hands them to the host compiler:
-# nvcc's own front end cannot read the TOML parser, and takes longer for all others.
+# sdp_host_sources(files...): sources that see no Kokkos, which the compilers for devices are told to
+# take as plain C++: nvcc's own front end cannot read the TOML parser, the clang of ROCm 5 cannot read
+# CLI11 for a device, and all of them take longer. hipcc would compile every source for both sides,
+# those of targets without Kokkos too.
 function(sdp_host_sources)
   if(CMAKE_CXX_COMPILER MATCHES "nvcc_wrapper$")
     set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS --host-only)
+  elseif(CMAKE_CXX_COMPILER MATCHES "hipcc$")
+    set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS -xc++)
   endif()
 endfunction()
 
