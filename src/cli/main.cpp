@@ -44,10 +44,14 @@ bool launched_many_times(int& rank) {
   return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1) > 1;
 }
 
-/// Whether the first word names a command that runs on all ranks of a launcher. MPI starts before
-/// the other words are judged, because one rank speaks for all.
-bool is_parallel(std::string const& word) {
-  return word == "train" || word == "eval" || word == "bench";
+/// Whether a command runs on all ranks of a launcher. `command` is null where the words are wrong:
+/// the first of them tells then, because MPI starts in any case and one rank speaks for all.
+bool is_parallel(Command const* command, std::string const& first_word) {
+  if (!command) return first_word == "train" || first_word == "eval" || first_word == "bench";
+  return std::holds_alternative<TrainArguments>(*command) ||
+         std::holds_alternative<EvalArguments>(*command) ||
+         std::holds_alternative<StepBenchArguments>(*command) ||
+         std::holds_alternative<CommBenchArguments>(*command);
 }
 
 /// Whether this process is going to train. Signals ask such a process to stop after a step, from
@@ -138,10 +142,10 @@ int main(int argc, char** argv) {
     else
       arguments.push_back(argv[i]);
   const bool named = arguments.size() > 1 && arguments[1][0] != '-';
-  const bool parallel = named && is_parallel(arguments[1]);
   const std::variant<Answer, Command> request =
       parse(static_cast<int>(arguments.size()), arguments.data(), version_text);
   Command const* command = std::get_if<Command>(&request);
+  const bool parallel = is_parallel(command, named ? arguments[1] : "");
   std::optional<StopRequest> signals;
   if (will_train(command)) signals.emplace();
   std::optional<MpiSession> session;

@@ -4,6 +4,7 @@
 # ---- usage ----
 refuse "unknown option" 2 "--frobnicate" train deck.toml --frobnicate
 refuse "train without a deck" 2 "DECK" train
+refuse "option before the command" 2 "none.toml|cannot read the deck" --version=false train none.toml
 if ((ranks == 1)); then
   refuse "unknown command" 2 "frobnicate" frobnicate
   SLURM_NTASKS=4 SLURM_PROCID=0 refuse "one rank of four tasks" 2 "SLURM_NTASKS is 4" \
