@@ -36,7 +36,7 @@ template <int Tile, class Team, class F>
 KOKKOS_INLINE_FUNCTION void for_channel_tiles(Team const& team, index_t channels, F const& f) {
   row_for(team, (channels + Tile - 1) / Tile, [=](index_t t) {
     const index_t begin = t * Tile;
-    if (begin + Tile <= channels)
+    if (Tile == 1 || begin + Tile <= channels)
       f(begin, FixedCount<Tile>());
     else
       f(begin, static_cast<int>(channels - begin));

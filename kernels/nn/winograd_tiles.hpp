@@ -18,7 +18,7 @@ KOKKOS_INLINE_FUNCTION void for_lane_groups(Team const& team, Runs const& runs, 
   for_each_run(runs, channels, [&](index_t source, index_t target, index_t count) {
     row_for(team, (count + N - 1) / N, [=](index_t group) {
       const index_t done = group * N;
-      if (done + N <= count)
+      if (N == 1 || done + N <= count)
         f(source + done, target + done, FixedCount<N>());
       else
         f(source + done, target + done, static_cast<int>(count - done));
