@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Kokkos_Core.hpp>
+#include <algorithm>
 #include <string>
 
 #include "kernels/core/concepts.hpp"
@@ -14,9 +15,34 @@ namespace sdp::kernels {
 // on the row's length alone (on a device also on the block size, which is the same for every
 // launch).
 
-/// Whether an execution space runs its teams on host cores.
+/// Whether an execution space computes on the cores of the host.
 template <ExecutionSpace Exec>
-inline constexpr bool k_is_host = std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
+inline constexpr bool k_on_cpu = std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
+
+/// Whether kernels take their paths for host cores. SDP_KERNELS_DEVICE_PATHS has them take those of
+/// devices there.
+#if defined(SDP_KERNELS_DEVICE_PATHS)
+template <ExecutionSpace Exec>
+inline constexpr bool k_is_host = false;
+#else
+template <ExecutionSpace Exec>
+inline constexpr bool k_is_host = k_on_cpu<Exec>;
+#endif
+
+/// Threads of a team that has `device` of them on a device. Device paths on the host get all
+/// threads of the backend, or half of them from four on, so that teams also run side by side.
+template <ExecutionSpace Exec>
+int team_size([[maybe_unused]] Exec const& exec, int device) {
+  if constexpr (k_is_host<Exec>) {
+    return 1;
+  } else if constexpr (k_on_cpu<Exec>) {
+    constexpr int k_most = 64;  // of Kokkos
+    const int threads = static_cast<int>(exec.concurrency());
+    return std::min({device, k_most, threads < 4 ? threads : threads / 2});
+  } else {
+    return device;
+  }
+}
 
 template <ExecutionSpace Exec>
 using RowPolicy = Kokkos::TeamPolicy<Exec, Kokkos::IndexType<int>>;
@@ -28,7 +54,7 @@ using RowMember = typename RowPolicy<Exec>::member_type;
 template <ExecutionSpace Exec>
 RowPolicy<Exec> row_policy(Exec const& exec, index_t rows) {
   constexpr int k_device_team = 256;
-  return RowPolicy<Exec>(exec, static_cast<int>(rows), k_is_host<Exec> ? 1 : k_device_team);
+  return RowPolicy<Exec>(exec, static_cast<int>(rows), team_size(exec, k_device_team));
 }
 
 /// One work item per element.

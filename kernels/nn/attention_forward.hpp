@@ -5,6 +5,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/math.hpp"
+#include "kernels/core/team.hpp"
 #include "kernels/nn/attention_tile.hpp"
 
 // The forward pass behind attention.hpp. Legend: B batch, T positions, H query heads, K key/value
@@ -34,8 +35,7 @@ struct AttentionShape {
 
 /// Tuning for storage type T on an execution space.
 template <class Exec, class T>
-using DefaultAttentionTuning =
-    AttentionTuning<std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>, accum_t<T>>;
+using DefaultAttentionTuning = AttentionTuning<k_is_host<Exec>, accum_t<T>>;
 
 /// What the tiled passes share: sizes, tile size, scratch.
 template <class Exec, class T, class TuningType>
@@ -94,7 +94,8 @@ void launch_tiles(Exec const& exec, char const* name, Pass const& pass) {
   using Tuning = typename Pass::Tuning;
   Kokkos::parallel_for(
       name,
-      Kokkos::TeamPolicy<Exec>(exec, static_cast<int>(pass.league()), Tuning::k_team_size)
+      Kokkos::TeamPolicy<Exec>(exec, static_cast<int>(pass.league()),
+                               team_size(exec, Tuning::k_team_size))
           .set_scratch_size(Tuning::k_scratch_level, Kokkos::PerTeam(pass.m_scratch_bytes)),
       pass);
 }

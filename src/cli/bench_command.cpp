@@ -17,7 +17,7 @@ namespace sdp::cli {
 
 namespace {
 
-constexpr bool k_gpu = !kernels::k_is_host<ExecSpace>;
+constexpr bool k_gpu = !kernels::k_on_cpu<ExecSpace>;
 
 /// The machine of a file, or what `sdp train` plans with.
 Machine machine_of(std::string const& path) {

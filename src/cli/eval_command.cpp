@@ -55,7 +55,7 @@ std::string quality(EvalResult const& result) {
 ExitCode run(EvalArguments const& arguments, World const& world) {
   Launch launch;
   launch.ranks = world.size();
-  launch.gpu = !kernels::k_is_host<ExecSpace>;
+  launch.gpu = !kernels::k_on_cpu<ExecSpace>;
   launch.training = false;
   const Config config = world.collectively([&] {
     Config loaded = load_deck(arguments.deck, arguments.overrides, launch);

@@ -19,7 +19,7 @@ namespace {
 Config deck_for(std::string const& path, std::vector<std::string> const& overrides, int ranks) {
   Launch launch;
   launch.ranks = ranks;
-  launch.gpu = !kernels::k_is_host<ExecSpace>;
+  launch.gpu = !kernels::k_on_cpu<ExecSpace>;
   Config config = parse_deck(read_deck(path), path, overrides, launch);
   require_supported(config);
   return config;

@@ -13,7 +13,7 @@ namespace sdp::cli {
 ExitCode run(TrainArguments const& arguments, World const& world) {
   Launch launch;
   launch.ranks = world.size();
-  launch.gpu = !kernels::k_is_host<ExecSpace>;
+  launch.gpu = !kernels::k_on_cpu<ExecSpace>;
   const Config config =
       world.collectively([&] { return load_deck(arguments.deck, arguments.overrides, launch); });
   if (arguments.dry_run) {

@@ -123,12 +123,8 @@ Reference reference(Shape const& s, std::vector<double> const& qkv,
 template <class T>
 using DefaultTuning = Details::DefaultAttentionTuning<Exec, T>;
 
-/// Block sizes of a device with teams that every execution space has.
 template <class T>
-struct DeviceBlocks : Details::AttentionTuning<false, accum_t<T>> {
-  static constexpr int k_team_size =
-      std::is_same_v<Exec::memory_space, Kokkos::HostSpace> ? 1 : 128;
-};
+using DeviceBlocks = Details::AttentionTuning<false, accum_t<T>>;
 
 /// Stands for the kernels that attention_forward and attention_backward choose themselves.
 struct Chosen {};
