@@ -119,9 +119,9 @@ KOKKOS_INLINE_FUNCTION void sum_block(SumTerm const* terms, SumPiece const& piec
   constexpr bool k_rounded = !std::is_same_v<In, T>;
   T* const own = buffers.own + piece.own + begin;
   T stack[k_sum_stack][N];
-  int top = 0;
-  for (int t = 0; t < piece.terms; ++t) {
-    const SumTerm term = terms[piece.first_term + t];
+  int top = 0, taken = 0;
+  do {  // a sum has a term
+    const SumTerm term = terms[piece.first_term + taken];
     int merges = term.merges;
     const auto take = [&](auto const& value) {
       if (merges > 0) {
@@ -154,7 +154,7 @@ KOKKOS_INLINE_FUNCTION void sum_block(SumTerm const* terms, SumPiece const& piec
       T const* const right = stack[top];
       for (int i = 0; i < size; ++i) left[i] += right[i];
     }
-  }
+  } while (++taken < piece.terms);
   const T scale = static_cast<T>(piece.scale);
   T* const sum = stack[0];
   for (int i = 0; i < size; ++i) {
