@@ -94,6 +94,16 @@ KOKKOS_INLINE_FUNCTION A lane_reduce(index_t n, A neutral, F const& f, Join cons
     for (int lane = 0; lane < width; ++lane) lanes[lane] = join(lanes[lane], lanes[lane + width]);
   return lanes[0];
 }
+
+/// Kokkos::Max of values from `lowest` on; its own begins at the lowest finite number, which is
+/// above -infinity.
+template <class A>
+struct LargestFrom : Kokkos::Max<A> {
+  using reducer = LargestFrom;
+  A lowest;
+  KOKKOS_INLINE_FUNCTION LargestFrom(A& result, A from) : Kokkos::Max<A>(result), lowest(from) {}
+  KOKKOS_INLINE_FUNCTION void init(A& partial) const { partial = lowest; }
+};
 }  // namespace Details
 
 /// Sum of f(j) over j in [0, n) in type A; every thread of the team gets it. A device team is
@@ -123,8 +133,8 @@ KOKKOS_INLINE_FUNCTION A row_max(Member const& team, index_t n, A lowest, F cons
           const A value = f(j);
           if (value > partial) partial = value;
         },
-        Kokkos::Max<A>(largest));
-    return largest > lowest ? largest : lowest;
+        Details::LargestFrom<A>(largest, lowest));
+    return largest;
   }
 }
 

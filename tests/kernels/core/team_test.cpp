@@ -45,6 +45,16 @@ TEST(Team, ReducesRowsOfEveryLength) {
   }
 }
 
+TEST(Team, LargestOfNothingAndOfInfinitiesIsTheLowest) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (index_t cols : {0, 1, 33, 100}) {
+    const auto x = test::matrix_of<double>(2, cols, test::Values(2 * cols, -infinity));
+    auto sums = test::nan_vector<double>(2), largest = test::nan_vector<double>(2);
+    reduce_rows(x, sums, largest, -infinity);
+    for (double value : test::get_values(largest)) EXPECT_EQ(value, -infinity) << cols;
+  }
+}
+
 TEST(Team, SumDependsOnTheRowAlone) {
   // The same numbers at another place of a matrix give the same bits.
   const index_t cols = 77;
