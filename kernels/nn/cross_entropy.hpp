@@ -6,8 +6,8 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
+#include "kernels/core/group.hpp"
 #include "kernels/core/math.hpp"
-#include "kernels/core/team.hpp"
 
 // Softmax cross-entropy from logits, N rows (tokens), V columns (vocabulary or classes). A row is
 // read once: its largest value and its sum of exponentials are kept per stretch of columns and
@@ -35,17 +35,28 @@ inline constexpr index_t k_softmax_stretch = k_is_host<Exec> ? 1024 : (index_t(1
 template <class Exec, class A, class Member, class T>
 KOKKOS_INLINE_FUNCTION SoftmaxRow<A> softmax_row(Member const& team, T const* x, index_t cols,
                                                  bool with_values) {
+  constexpr int k_count = k_group<Exec, T>;
   SoftmaxRow<A> row{static_cast<A>(-HUGE_VAL), A(0), A(0)};
   for (index_t begin = 0; begin < cols; begin += k_softmax_stretch<Exec>) {
     const index_t rest = cols - begin;
     const index_t count = rest < k_softmax_stretch<Exec> ? rest : k_softmax_stretch<Exec>;
     T const* part = x + begin;
     const A largest =
-        row_max<A>(team, count, row.largest, [=](index_t j) { return static_cast<A>(part[j]); });
+        group_max<A, k_count>(team, count, row.largest, [=](index_t first, auto values) {
+          const auto group = load_group<A>(part + first, values);
+          A result = static_cast<A>(-HUGE_VAL);
+          for (int j = 0; j < values; ++j)
+            if (group[j] > result) result = group[j];
+          return result;
+        });
     // While every value is -inf the difference below would be NaN.
     const A shift = largest > static_cast<A>(-HUGE_VAL) ? largest : A(0);
-    const A sum =
-        row_sum<A>(team, count, [=](index_t j) { return vexp(static_cast<A>(part[j]) - shift); });
+    const A sum = group_sum<A, k_count>(team, count, [=](index_t first, auto values) {
+      const auto group = load_group<A>(part + first, values);
+      A result = vexp(group[0] - shift);
+      for (int j = 1; j < values; ++j) result += vexp(group[j] - shift);
+      return result;
+    });
     row.sum = row.sum * vexp(row.largest - shift) + sum;
     row.largest = largest;
     if (with_values)
@@ -144,8 +155,10 @@ void cross_entropy_forward_backward(Exec const& exec, Logits const& logits, Targ
         const A factor = scale / row.sum;
         const A spread = scale * smoothing / static_cast<A>(cols);
         team.team_barrier();  // the target's logit is read before it is replaced
-        row_for(team, cols, [=](index_t j) {
-          x[j] = static_cast<T>(vexp(static_cast<A>(x[j]) - largest) * factor - spread);
+        group_for<k_group<Exec, T>>(team, cols, [=](index_t first, auto count) {
+          auto values = load_group<A>(x + first, count);
+          for (int j = 0; j < count; ++j) values[j] = vexp(values[j] - largest) * factor - spread;
+          store_group(values, x + first);
         });
         team.team_barrier();
         if (team.team_rank() == 0) {

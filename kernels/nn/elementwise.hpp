@@ -3,7 +3,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 
 // Element-wise arithmetic on spans. Every View is contiguous, of rank 1 or 2, of any storage type;
 // sums are formed in accum_t of the output and rounded once. Each throws ShapeError when the shapes
@@ -25,6 +25,9 @@ index_t span_size(char const* name, char const* what, V const& view) {
 /// The widest of the accumulation types of two storage types.
 template <class T, class U>
 using widest_t = std::common_type_t<accum_t<T>, accum_t<U>>;
+
+template <class T, class U>
+using narrowest_t = std::conditional_t<(sizeof(T) < sizeof(U)), T, U>;
 }  // namespace Details
 
 /// out = a + b. out may alias a or b.
@@ -41,9 +44,15 @@ void add(Exec const& exec, X const& a, Y const& b, Out const& out) {
   auto const* from_a = a.data();
   auto const* from_b = b.data();
   auto* to = out.data();
+  constexpr int k_count = k_group<Exec, T>;
   Kokkos::parallel_for(
-      k_name, element_policy(exec, size), KOKKOS_LAMBDA(index_t i) {
-        to[i] = static_cast<T>(static_cast<A>(from_a[i]) + static_cast<A>(from_b[i]));
+      k_name, group_policy<k_count>(exec, size), KOKKOS_LAMBDA(index_t g) {
+        at_group<k_count>(g, size, [=](index_t i, auto count) {
+          auto sum = load_group<A>(from_a + i, count);
+          const auto other = load_group<A>(from_b + i, count);
+          for (int j = 0; j < count; ++j) sum[j] += other[j];
+          store_group(sum, to + i);
+        });
       });
 }
 
@@ -59,9 +68,16 @@ void accumulate(Exec const& exec, double alpha, X const& x, Y const& y) {
   const A factor = static_cast<A>(alpha);
   auto const* from = x.data();
   auto* to = y.data();
+  constexpr int k_count = k_group<Exec, T>;
   Kokkos::parallel_for(
-      k_name, element_policy(exec, size), KOKKOS_LAMBDA(index_t i) {
-        to[i] = static_cast<T>(static_cast<A>(to[i]) + factor * static_cast<A>(from[i]));
+      k_name, group_policy<k_count>(exec, size), KOKKOS_LAMBDA(index_t g) {
+        const A weight = factor;
+        at_group<k_count>(g, size, [=](index_t i, auto count) {
+          auto sum = load_group<A>(to + i, count);
+          const auto other = load_group<A>(from + i, count);
+          for (int j = 0; j < count; ++j) sum[j] += weight * other[j];
+          store_group(sum, to + i);
+        });
       });
 }
 
@@ -74,9 +90,16 @@ void scale(Exec const& exec, double alpha, X const& x) {
   const index_t size = Details::span_size(k_name, "x", x);
   const A factor = static_cast<A>(alpha);
   auto* to = x.data();
+  constexpr int k_count = k_group<Exec, T>;
   Kokkos::parallel_for(
-      k_name, element_policy(exec, size),
-      KOKKOS_LAMBDA(index_t i) { to[i] = static_cast<T>(static_cast<A>(to[i]) * factor); });
+      k_name, group_policy<k_count>(exec, size), KOKKOS_LAMBDA(index_t g) {
+        const A weight = factor;
+        at_group<k_count>(g, size, [=](index_t i, auto count) {
+          auto values = load_group<A>(to + i, count);
+          for (int j = 0; j < count; ++j) values[j] *= weight;
+          store_group(values, to + i);
+        });
+      });
 }
 
 /// x = value, rounded once to the storage type.
@@ -102,9 +125,13 @@ void convert(Exec const& exec, X const& x, Out const& out) {
   Details::span_size(k_name, "x", x);
   auto const* from = x.data();
   auto* to = out.data();
+  constexpr int k_count = k_group<Exec, Details::narrowest_t<value_t<X>, T>>;
   Kokkos::parallel_for(
-      k_name, element_policy(exec, size),
-      KOKKOS_LAMBDA(index_t i) { to[i] = static_cast<T>(static_cast<A>(from[i])); });
+      k_name, group_policy<k_count>(exec, size), KOKKOS_LAMBDA(index_t g) {
+        at_group<k_count>(g, size, [=](index_t i, auto count) {
+          store_group(load_group<A>(from + i, count), to + i);
+        });
+      });
 }
 
 }  // namespace sdp::kernels

@@ -5,7 +5,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 
 // Embedding look-up. N tokens, V rows of the table (vocabulary), D columns (hidden size).
 
@@ -77,8 +77,8 @@ void embedding_order(Exec const& exec, Tokens const& tokens, Order const& order)
 template <class Exec, class Tokens, class DOut, class Order, class DW>
 void embedding_backward_by_runs(Exec const& exec, Tokens const& tokens, DOut const& d_out,
                                 Order const& order, DW const& d_weight) {
-  using T = value_t<DW>;
-  using A = accum_t<T>;
+  using A = accum_t<value_t<DW>>;
+  constexpr int k_count = k_group<Exec, value_t<DOut>>;
   const auto count = static_cast<index_t>(tokens.extent(0));
   const auto vocabulary = static_cast<index_t>(d_weight.extent(0));
   const auto cols = static_cast<index_t>(d_weight.extent(1));
@@ -93,10 +93,16 @@ void embedding_backward_by_runs(Exec const& exec, Tokens const& tokens, DOut con
         index_t last = first + 1;
         while (last < count && tokens(order(last)) == token) ++last;
         auto* to = &d_weight(token, 0);
-        row_for(team, cols, [&](index_t j) {
-          A sum = A(0);
-          for (index_t r = first; r < last; ++r) sum += static_cast<A>(d_out(order(r), j));
-          to[j] = static_cast<T>(static_cast<A>(to[j]) + sum);
+        group_for<k_count>(team, cols, [=](index_t j, auto values) {
+          constexpr int k_values = decltype(values)();
+          Group<A, k_values> sum{};
+          for (index_t r = first; r < last; ++r) {
+            const auto term = load_group<A>(&d_out(order(r), j), values);
+            for (int i = 0; i < values; ++i) sum[i] += term[i];
+          }
+          auto total = load_group<A>(to + j, values);
+          for (int i = 0; i < values; ++i) total[i] += sum[i];
+          store_group(total, to + j);
         });
       });
 }
@@ -127,7 +133,9 @@ void embedding_forward(Exec const& exec, Tokens const& tokens, W const& weight, 
           return;
         }
         auto const* from = &weight(token, 0);
-        row_for(team, cols, [=](index_t j) { to[j] = static_cast<T>(static_cast<A>(from[j])); });
+        group_for<k_group<Exec, T>>(team, cols, [=](index_t first, auto count) {
+          store_group(load_group<A>(from + first, count), to + first);
+        });
       });
 }
 

@@ -5,7 +5,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 
 // Root mean square normalisation: Zhang and Sennrich, arXiv 1910.07467; rounding order of the
 // Hugging Face LlamaRMSNorm. N rows (tokens), D columns (hidden size). Statistics are taken in
@@ -16,6 +16,19 @@ namespace sdp::kernels {
 
 namespace Details {
 inline constexpr index_t k_rms_norm_rows_per_chunk = 32;
+
+/// out = T(x * scale) * w for a row of n columns.
+template <int N, class Team, class X, class A, class W, class T>
+KOKKOS_INLINE_FUNCTION void rms_norm_scale(Team const& team, index_t n, X const* x, A scale,
+                                           W const* w, T* out) {
+  group_for<N>(team, n, [=](index_t begin, auto count) {
+    auto values = load_group<A>(x + begin, count);
+    const auto weights = load_group<A>(w + begin, count);
+    for (int j = 0; j < count; ++j)
+      values[j] = static_cast<A>(static_cast<T>(values[j] * scale)) * weights[j];
+    store_group(values, out + begin);
+  });
+}
 }  // namespace Details
 
 /// out = T(x * rstd) * weight, rstd = 1 / sqrt(mean(x^2) + eps).
@@ -28,6 +41,7 @@ void rms_norm_forward(Exec const& exec, X const& x, W const& weight, double eps,
   constexpr char const* k_name = "sdp::kernels::rms_norm_forward";
   using T = value_t<Out>;
   using A = accum_t<T>;
+  constexpr int k_count = k_group<Exec, T>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto cols = static_cast<index_t>(x.extent(1));
   require_extent(k_name, "weight", weight, 0, cols);
@@ -40,16 +54,15 @@ void rms_norm_forward(Exec const& exec, X const& x, W const& weight, double eps,
         auto const* x_row = &x(row, 0);
         auto const* w = &weight(0);
         auto* out_row = &out(row, 0);
-        const A sum = row_sum<A>(team, cols, [=](index_t j) {
-          const A value = static_cast<A>(x_row[j]);
-          return value * value;
+        const A sum = group_sum<A, k_count>(team, cols, [=](index_t begin, auto count) {
+          const auto values = load_group<A>(x_row + begin, count);
+          A squares = values[0] * values[0];
+          for (int j = 1; j < count; ++j) squares += values[j] * values[j];
+          return squares;
         });
         const A scale = A(1) / std::sqrt(sum / static_cast<A>(cols) + static_cast<A>(eps));
         if (team.team_rank() == 0) rstd(row) = scale;
-        row_for(team, cols, [=](index_t j) {
-          const T normal = static_cast<T>(static_cast<A>(x_row[j]) * scale);
-          out_row[j] = static_cast<T>(static_cast<A>(normal) * static_cast<A>(w[j]));
-        });
+        Details::rms_norm_scale<k_count>(team, cols, x_row, scale, w, out_row);
       });
 }
 
@@ -66,6 +79,7 @@ void add_rms_norm_forward(Exec const& exec, X const& x, Branch const& branch, W 
   constexpr char const* k_name = "sdp::kernels::add_rms_norm_forward";
   using T = value_t<Sum>;
   using A = accum_t<T>;
+  constexpr int k_count = k_group<Exec, T>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto cols = static_cast<index_t>(x.extent(1));
   require_same_shape(k_name, "x", x, "branch", branch);
@@ -82,18 +96,20 @@ void add_rms_norm_forward(Exec const& exec, X const& x, Branch const& branch, W 
         auto const* w = &weight(0);
         auto* sum_row = &sum(row, 0);
         auto* out_row = &out(row, 0);
-        const A total = row_sum<A>(team, cols, [=](index_t j) {
-          const T stored = static_cast<T>(static_cast<A>(x_row[j]) + static_cast<A>(branch_row[j]));
-          sum_row[j] = stored;
-          const A value = static_cast<A>(stored);
-          return value * value;
+        const A total = group_sum<A, k_count>(team, cols, [=](index_t begin, auto count) {
+          auto values = load_group<A>(x_row + begin, count);
+          const auto added = load_group<A>(branch_row + begin, count);
+          A squares = A(0);
+          for (int j = 0; j < count; ++j) {
+            values[j] = static_cast<A>(static_cast<T>(values[j] + added[j]));
+            squares += values[j] * values[j];
+          }
+          store_group(values, sum_row + begin);
+          return squares;
         });
         const A scale = A(1) / std::sqrt(total / static_cast<A>(cols) + static_cast<A>(eps));
         if (team.team_rank() == 0) rstd(row) = scale;
-        row_for(team, cols, [=](index_t j) {
-          const T normal = static_cast<T>(static_cast<A>(sum_row[j]) * scale);
-          out_row[j] = static_cast<T>(static_cast<A>(normal) * static_cast<A>(w[j]));
-        });
+        Details::rms_norm_scale<k_count>(team, cols, sum_row, scale, w, out_row);
       });
 }
 
@@ -107,6 +123,7 @@ void rms_norm_apply(Exec const& exec, X const& x, Rstd const& rstd, W const& wei
   constexpr char const* k_name = "sdp::kernels::rms_norm_apply";
   using T = value_t<Out>;
   using A = accum_t<T>;
+  constexpr int k_count = k_group<Exec, T>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto cols = static_cast<index_t>(x.extent(1));
   require_same_shape(k_name, "x", x, "out", out);
@@ -120,10 +137,7 @@ void rms_norm_apply(Exec const& exec, X const& x, Rstd const& rstd, W const& wei
         auto const* w = &weight(0);
         auto* out_row = &out(row, 0);
         const A scale = static_cast<A>(rstd(row));
-        row_for(team, cols, [=](index_t j) {
-          const T normal = static_cast<T>(static_cast<A>(x_row[j]) * scale);
-          out_row[j] = static_cast<T>(static_cast<A>(normal) * static_cast<A>(w[j]));
-        });
+        Details::rms_norm_scale<k_count>(team, cols, x_row, scale, w, out_row);
       });
 }
 
@@ -142,6 +156,7 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
                             Rstd const& rstd, W const& weight, Partials const& partials,
                             DX const& d_x) {
   using A = accum_t<value_t<X>>;
+  constexpr int k_count = k_group<Exec, value_t<X>>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto cols = static_cast<index_t>(x.extent(1));
   Kokkos::parallel_for(
@@ -160,7 +175,11 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
         const auto partial_stride = partials.stride(0);
         // A thread always meets the same columns, so no barrier is needed between rows.
         auto* partial_row = partial + chunk * partial_stride;
-        if constexpr (Weight) row_for(team, width, [=](index_t j) { partial_row[j] = A(0); });
+        if constexpr (Weight)
+          group_for<k_count>(team, width, [=](index_t first, auto count) {
+            constexpr int k_values = decltype(count)();
+            store_group(Group<A, k_values>{}, partial_row + first);
+          });
         for (index_t row = begin; row < end; ++row) {
           auto const* x_row = &x(row, 0);
           auto const* d_out_row = &d_out(row, 0);
@@ -168,20 +187,32 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
           const A scale = static_cast<A>(rstd(row));
           A factor = A(0);
           if constexpr (Input) {
-            const A dot = row_sum<A>(team, width, [=](index_t j) {
-              return static_cast<A>(d_out_row[j]) * static_cast<A>(w[j]) * static_cast<A>(x_row[j]);
+            const A dot = group_sum<A, k_count>(team, width, [=](index_t first, auto count) {
+              const auto d = load_group<A>(d_out_row + first, count);
+              const auto scales = load_group<A>(w + first, count);
+              const auto values = load_group<A>(x_row + first, count);
+              A sum = d[0] * scales[0] * values[0];
+              for (int j = 1; j < count; ++j) sum += d[j] * scales[j] * values[j];
+              return sum;
             });
             // xhat * mean(w * d_out * xhat), with xhat = x * rstd written out
             factor = dot / static_cast<A>(width) * scale * scale;
           }
-          row_for(team, width, [=](index_t j) {
-            const A d = static_cast<A>(d_out_row[j]);
-            const A value = static_cast<A>(x_row[j]);
+          group_for<k_count>(team, width, [=](index_t first, auto count) {
+            const auto d = load_group<A>(d_out_row + first, count);
+            const auto values = load_group<A>(x_row + first, count);
             if constexpr (Input) {
-              const A gradient = scale * (d * static_cast<A>(w[j]) - value * factor);
-              d_x_row[j] = static_cast<value_t<DX>>(static_cast<A>(d_x_row[j]) + gradient);
+              const auto scales = load_group<A>(w + first, count);
+              auto gradient = load_group<A>(d_x_row + first, count);
+              for (int j = 0; j < count; ++j)
+                gradient[j] += scale * (d[j] * scales[j] - values[j] * factor);
+              store_group(gradient, d_x_row + first);
             }
-            if constexpr (Weight) partial_row[j] += d * (value * scale);
+            if constexpr (Weight) {
+              auto sums = load_group<A>(partial_row + first, count);
+              for (int j = 0; j < count; ++j) sums[j] += d[j] * (values[j] * scale);
+              store_group(sums, partial_row + first);
+            }
           });
         }
       });

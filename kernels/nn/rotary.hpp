@@ -5,6 +5,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
+#include "kernels/core/group.hpp"
 
 // Legend: B batch, T positions, N heads stored in the tensor, h head dimension (even).
 
@@ -64,26 +65,40 @@ void rotate_heads(Exec const& exec, char const* name, Table const& cos, Table co
   require(positions <= static_cast<index_t>(cos.extent(0)), name,
           "cos " + shape_string(cos) + " has fewer rows than " + shape_string(x) + " positions");
   if (batch * positions * pairs * num_rotated == 0) return;
-  using Policy = Kokkos::TeamPolicy<Exec>;
   Kokkos::parallel_for(
-      name, Policy(exec, static_cast<int>(batch * positions), Kokkos::AUTO),
-      KOKKOS_LAMBDA(typename Policy::member_type const& team) {
+      name, row_policy(exec, batch * positions), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        constexpr int k_count = k_group<Exec, T>;
         const index_t b = team.league_rank() / positions;
         const index_t t = team.league_rank() % positions;
+        const index_t length = pairs, heads = num_rotated;
         A const* const cosine = &cos(t, 0);
         A const* const sine = &sin(t, 0);
-        Kokkos::parallel_for(Kokkos::TeamThreadRange(team, num_rotated), [&](index_t n) {
-          T* const first = &x(b, t, n, 0);
-          T* const second = first + pairs;
-          Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, pairs), [&](index_t j) {
-            const A u = static_cast<A>(first[j]);
-            const A v = static_cast<A>(second[j]);
-            const A c = cosine[j];
-            const A s = Direction * sine[j];
-            first[j] = static_cast<T>(u * c - v * s);
-            second[j] = static_cast<T>(v * c + u * s);
+        T* const all = &x(b, t, 0, 0);
+        const auto rotate = [=](index_t head, index_t j, auto count) {
+          T* const first = all + head * 2 * length + j;
+          auto u = load_group<A>(first, count);
+          auto v = load_group<A>(first + length, count);
+          const auto c = load_group<A>(cosine + j, count);
+          const auto s = load_group<A>(sine + j, count);
+          for (int i = 0; i < count; ++i) {
+            const A before = u[i], turn = Direction * s[i];
+            u[i] = before * c[i] - v[i] * turn;
+            v[i] = v[i] * c[i] + before * turn;
+          }
+          store_group(u, first);
+          store_group(v, first + length);
+        };
+        if constexpr (k_count == 1) {
+          for (index_t head = 0; head < heads; ++head)
+            row_for(team, length, [=](index_t j) { rotate(head, j, FixedCount<1>()); });
+        } else {
+          const auto groups = static_cast<int>(group_count<k_count>(length));
+          row_for(team, heads * groups, [=](index_t i) {
+            const int head = static_cast<int>(i) / groups;
+            at_group<k_count>(static_cast<int>(i) % groups, length,
+                              [=](index_t j, auto count) { rotate(head, j, count); });
           });
-        });
+        }
       });
 }
 

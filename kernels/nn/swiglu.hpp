@@ -3,8 +3,8 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
+#include "kernels/core/group.hpp"
 #include "kernels/core/math.hpp"
-#include "kernels/core/team.hpp"
 
 // The gated activation of LLaMA: Shazeer, arXiv 2002.05202. N rows (tokens), F columns
 // (intermediate size). gate_up (N,2F) holds the gate in columns [0,F) and the up projection in
@@ -32,10 +32,16 @@ void swiglu_forward(Exec const& exec, GateUp const& gate_up, Out const& out) {
         auto const* gate = &gate_up(row, 0);
         auto const* up = gate + cols;
         auto* out_row = &out(row, 0);
-        row_for(team, cols, [=](index_t j) {
-          const A g = static_cast<A>(gate[j]);
-          const A sigmoid = A(1) / (A(1) + vexp(-g));
-          out_row[j] = static_cast<T>(g * sigmoid * static_cast<A>(up[j]));
+        group_for<k_group<Exec, T>>(team, cols, [=](index_t begin, auto count) {
+          constexpr int k_values = decltype(count)();
+          const auto g = load_group<A>(gate + begin, count);
+          const auto u = load_group<A>(up + begin, count);
+          Group<A, k_values> act;
+          for (int j = 0; j < count; ++j) {
+            const A sigmoid = A(1) / (A(1) + vexp(-g[j]));
+            act[j] = g[j] * sigmoid * u[j];
+          }
+          store_group(act, out_row + begin);
         });
       });
 }
@@ -62,15 +68,20 @@ void swiglu_backward(Exec const& exec, GateUp const& gate_up, DAct const& d_act)
         auto* gate = &gate_up(row, 0);
         auto* up = gate + cols;
         auto* act = &d_act(row, 0);
-        row_for(team, cols, [=](index_t j) {
-          const A g = static_cast<A>(gate[j]);
-          const A u = static_cast<A>(up[j]);
-          const A d = static_cast<A>(act[j]);
-          const A sigmoid = A(1) / (A(1) + vexp(-g));
-          const A silu = g * sigmoid;
-          gate[j] = static_cast<value_t<GateUp>>(d * u * (sigmoid + silu * (A(1) - sigmoid)));
-          up[j] = static_cast<value_t<GateUp>>(d * silu);
-          act[j] = static_cast<T>(silu * u);
+        group_for<k_group<Exec, T>>(team, cols, [=](index_t begin, auto count) {
+          auto g = load_group<A>(gate + begin, count);
+          auto u = load_group<A>(up + begin, count);
+          auto d = load_group<A>(act + begin, count);
+          for (int j = 0; j < count; ++j) {
+            const A sigmoid = A(1) / (A(1) + vexp(-g[j]));
+            const A silu = g[j] * sigmoid, value = u[j], slope = d[j];
+            g[j] = slope * value * (sigmoid + silu * (A(1) - sigmoid));
+            u[j] = slope * silu;
+            d[j] = silu * value;
+          }
+          store_group(g, gate + begin);
+          store_group(u, up + begin);
+          store_group(d, act + begin);
         });
       });
 }

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 #include "kernels/update/blocks.hpp"
 
 namespace sdp::kernels {
@@ -27,9 +27,7 @@ void adamw(Exec const& exec, Blocks const& blocks, AdamWStep const& step, Scale 
            Skip const& skip, Grad const& grad, Moment const& exp_avg, Moment const& exp_avg_sq,
            Master const& master, Weight const& weight) {
   constexpr char const* k_name = "sdp::kernels::adamw_update";
-  using W = value_t<Weight>;
   using P = value_t<Master>;
-  using M = value_t<Moment>;
   using A = accum_t<P>;
   static_assert(std::is_same_v<value_t<Blocks>, UpdateBlock>,
                 "adamw_update: blocks must be of UpdateBlock");
@@ -55,17 +53,22 @@ void adamw(Exec const& exec, Blocks const& blocks, AdamWStep const& step, Scale 
         auto* v = exp_avg_sq.data() + block.moment;
         auto* p = master.data() + (Mixed ? block.moment : block.weight);
         auto* w = weight.data() + block.weight;
-        row_for(team, block.count, [=](index_t i) {
-          const A g = static_cast<A>(g_in[i]) * scale;
-          const A m_old = static_cast<A>(m[i]);
-          const A m_new = m_old + one_minus_beta1 * (g - m_old);
-          const A v_new = beta2 * static_cast<A>(v[i]) + one_minus_beta2 * (g * g);
-          const A denominator = std::sqrt(v_new) / root + eps;
-          m[i] = static_cast<M>(m_new);
-          v[i] = static_cast<M>(v_new);
-          const A p_new = static_cast<A>(p[i]) * keep - step_size * (m_new / denominator);
-          p[i] = static_cast<P>(p_new);
-          if constexpr (Mixed) w[i] = static_cast<W>(p_new);
+        group_for<k_group<Exec, P>>(team, block.count, [=](index_t begin, auto count) {
+          const auto gradient = load_group<A>(g_in + begin, count);
+          auto mean = load_group<A>(m + begin, count);
+          auto square = load_group<A>(v + begin, count);
+          auto value = load_group<A>(p + begin, count);
+          for (int j = 0; j < count; ++j) {
+            const A g = gradient[j] * scale;
+            mean[j] = mean[j] + one_minus_beta1 * (g - mean[j]);
+            square[j] = beta2 * square[j] + one_minus_beta2 * (g * g);
+            const A denominator = std::sqrt(square[j]) / root + eps;
+            value[j] = value[j] * keep - step_size * (mean[j] / denominator);
+          }
+          store_group(mean, m + begin);
+          store_group(square, v + begin);
+          store_group(value, p + begin);
+          if constexpr (Mixed) store_group(value, w + begin);
         });
       });
 }
