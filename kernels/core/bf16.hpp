@@ -27,12 +27,18 @@ struct bf16 {
   }
 
   KOKKOS_INLINE_FUNCTION static std::uint16_t from_float(float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    std::uint16_t nearest;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(nearest) : "f"(value));
+    return nearest;
+#else
     std::uint32_t wide;
     memcpy(&wide, &value, sizeof(wide));
     const bool is_nan = (wide & 0x7fffffffu) > 0x7f800000u;
     const std::uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
     const std::uint32_t quiet = (wide >> 16) | 0x40u;
     return static_cast<std::uint16_t>(is_nan ? quiet : rounded);
+#endif
   }
 
   /// The float next to a double, inexact ones with an odd last bit: rounding that once more to bf16
