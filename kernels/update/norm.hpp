@@ -6,7 +6,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 
 // The global gradient norm, in an order that depends on nothing but the logical tensors: one sum
 // per logical row, then a binary tree over the rows by index. Which worker holds a row, and in
@@ -36,10 +36,14 @@ void sum_squares(Exec const& exec, Rows const& rows, X const& x, Partials const&
       KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const RowSpan row = rows(team.league_rank());
         auto const* values = x.data() + row.offset;
-        const double sum = row_sum<double>(team, row.count, [=](index_t i) {
-          const double value = static_cast<double>(values[i]);
-          return value * value;
-        });
+        constexpr int k_count = k_group<Exec, value_t<X>>;
+        const double sum =
+            group_sum<double, k_count>(team, row.count, [=](index_t begin, auto count) {
+              const auto group = load_group<double>(values + begin, count);
+              double squares = group[0] * group[0];
+              for (int j = 1; j < count; ++j) squares += group[j] * group[j];
+              return squares;
+            });
         if (team.team_rank() == 0) partials(row.slot) = sum;
       });
 }
