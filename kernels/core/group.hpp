@@ -32,7 +32,7 @@ struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Packed {
 };
 
 template <class P>
-KOKKOS_FORCEINLINE_FUNCTION bool holds(void const* address) {
+KOKKOS_FORCEINLINE_FUNCTION bool is_aligned(void const* address) {
   return reinterpret_cast<std::uintptr_t>(address) % alignof(P) == 0;
 }
 }  // namespace Details
@@ -46,7 +46,7 @@ KOKKOS_FORCEINLINE_FUNCTION Group<A, N> load_group(T const* from, FixedCount<N>)
   } else {
     using Packed = Details::Packed<T, N>;
     Packed packed;
-    if (Details::holds<Packed>(from))
+    if (Details::is_aligned<Packed>(from))
       packed = *reinterpret_cast<Packed const*>(from);
     else
       for (int i = 0; i < N; ++i) packed.values[i] = from[i];
@@ -64,7 +64,7 @@ KOKKOS_FORCEINLINE_FUNCTION void store_group(Group<A, N> const& group, T* to) {
     using Packed = Details::Packed<T, N>;
     Packed packed;
     for (int i = 0; i < N; ++i) packed.values[i] = static_cast<T>(group[i]);
-    if (Details::holds<Packed>(to))
+    if (Details::is_aligned<Packed>(to))
       *reinterpret_cast<Packed*>(to) = packed;
     else
       for (int i = 0; i < N; ++i) to[i] = packed.values[i];

@@ -200,14 +200,14 @@ void convolution_backward(Exec const& exec, WeightLayout layout, int stride, X c
     require_same_shape(k_name, "x", x, "d_x", d_x);
     // All of d_out is needed for d_x, some of its channels may be for d_weight.
     constexpr bool k_all = std::is_same_v<Runs, AllChannels>;
-    const bool gradients =
+    const bool both =
         d_x.size() > 0 && d_weight.size() > 0 && (k_all || layout == WeightLayout::in_out);
     const auto method = Details::convolution_method(shape);
-    if (gradients && method == Details::ConvolutionMethod::winograd_2 &&
+    if (both && method == Details::ConvolutionMethod::winograd_2 &&
         Details::WinogradPlan<Exec, 2>::pays_both(shape))
       return Details::winograd_backward<2>(exec, shape, layout, x, d_out, weight, channels,
                                            workspace, d_weight, beta, d_x);
-    if (gradients && method == Details::ConvolutionMethod::winograd_4 &&
+    if (both && method == Details::ConvolutionMethod::winograd_4 &&
         Details::WinogradPlan<Exec, 4>::pays_both(shape))
       return Details::winograd_backward<4>(exec, shape, layout, x, d_out, weight, channels,
                                            workspace, d_weight, beta, d_x);

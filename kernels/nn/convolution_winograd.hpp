@@ -24,11 +24,11 @@ struct WinogradPlan {
       : grid(tile_grid(s, M)), tiles(s.images * grid.rows * grid.cols) {
     const index_t inputs = std::max<index_t>(s.inputs, 1),
                   outputs = std::max<index_t>(s.outputs, 1);
-    const index_t columns = outputs + (both ? 2 : 1) * inputs;
-    block = std::min(tiles, block_tiles(inputs * outputs, columns));
+    const index_t sides = both ? 2 : 1;  // weights and their gradient; inputs and theirs
+    block = std::min(tiles, block_tiles(inputs * outputs, outputs + sides * inputs));
     workspace = k_positions *
-                ((both ? 2 : 1) * plane_stride(s.inputs * s.outputs) +
-                 (both ? 2 : 1) * plane_stride(block * s.inputs) + plane_stride(block * s.outputs));
+                (sides * (plane_stride(s.inputs * s.outputs) + plane_stride(block * s.inputs)) +
+                 plane_stride(block * s.outputs));
   }
 
   /// Whether gradients had better be formed together: transformed weights take less than what is
