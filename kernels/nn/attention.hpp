@@ -147,18 +147,22 @@ void attention_forward(Exec const& exec, QKV const& qkv, index_t num_heads, Out 
 /// alias an input. No atomics: the order of every sum depends on T, h, and whether B*K reaches the
 /// concurrency of the execution space (one fused pass then, else one pass for keys and values and
 /// one for queries). Throws ShapeError when shapes do not fit. Goes to cuDNN as attention_forward
-/// does, by the algorithm of cuDNN that gives the same bits every time; delta is not touched then.
+/// does; delta is not touched then. `deterministic` asks cuDNN for the algorithm that gives the
+/// same bits every time, whose workspace grows with T^2 (in parts of at least one key/value head);
+/// without it the workspace grows with T, and only the order of the sums may differ from call to
+/// call.
 template <ExecutionSpace Exec, ViewOfRank<4> QKV, ViewOfRank<4> Out, ViewOfRank<3> Lse,
           ViewOfRank<4> DOut, ViewOfRank<3> Delta, ViewOfRank<4> DQKV>
 void attention_backward(Exec const& exec, QKV const& qkv, Out const& out, Lse const& lse,
-                        DOut const& d_out, index_t num_heads, Delta const& delta,
-                        DQKV const& d_qkv) {
+                        DOut const& d_out, index_t num_heads, Delta const& delta, DQKV const& d_qkv,
+                        [[maybe_unused]] bool deterministic = true) {
 #if defined(SDP_HAVE_CUDNN)
   if constexpr (Details::k_cudnn_attention<Exec, value_t<QKV>>) {
     const Details::AttentionShape shape = Details::attention_backward_shape(
         "sdp::kernels::attention_backward", qkv, out, lse, d_out, num_heads, delta, d_qkv);
-    if (!shape.empty() && Details::cudnn_attention_backward(exec, shape, qkv.data(), out.data(),
-                                                            lse.data(), d_out.data(), d_qkv.data()))
+    if (!shape.empty() &&
+        Details::cudnn_attention_backward(exec, shape, qkv.data(), out.data(), lse.data(),
+                                          d_out.data(), d_qkv.data(), deterministic))
       return;
   }
 #endif

@@ -223,7 +223,7 @@ struct AttentionKeyValuePass : AttentionBackwardPass<Exec, T, Tuning> {
       d_keys.data[i] = A(0);
       d_values.data[i] = A(0);
     });
-    const int group = shape.heads / shape.key_value_heads;
+    const int group = shape.heads_of_group();
     for (int head = key_value_head * group; head < (key_value_head + 1) * group; ++head) {
       for (int query_tile = index; query_tile < this->m_tiles; ++query_tile) {
         const bool diagonal = query_tile == index;
@@ -281,7 +281,7 @@ struct AttentionQueryPass : AttentionBackwardPass<Exec, T, Tuning> {
     const int query_tile = this->m_tiles - 1 - team.league_rank() % this->m_tiles;
     const int head = team.league_rank() / this->m_tiles % shape.heads;
     const index_t b = team.league_rank() / this->m_tiles / shape.heads;
-    const int key_value_head = head / (shape.heads / shape.key_value_heads);
+    const int key_value_head = head / shape.heads_of_group();
     const int tile = this->m_tile;
     const int padded_dim = this->m_padded_dim;
     const int padded_queries = this->padded_count(query_tile);

@@ -22,6 +22,8 @@ struct AttentionShape {
 
   bool empty() const { return batch * positions * head_dim == 0; }
   KOKKOS_INLINE_FUNCTION int stored_heads() const { return heads + 2 * key_value_heads; }
+  /// Query heads that share a key/value head.
+  KOKKOS_INLINE_FUNCTION int heads_of_group() const { return heads / key_value_heads; }
   /// Offset of row (b,t,head) in a tensor with `width` heads a position.
   KOKKOS_INLINE_FUNCTION index_t row(index_t b, index_t t, int head, int width) const {
     return ((b * positions + t) * width + head) * head_dim;
@@ -131,7 +133,7 @@ struct AttentionForward : AttentionPass<Exec, T, Tuning> {
     const int tile = this->m_tile;
     const int width = shape.stored_heads();
     const index_t stride = static_cast<index_t>(width) * h;
-    const int key_head = shape.heads + head / (shape.heads / shape.key_value_heads);
+    const int key_head = shape.heads + head / shape.heads_of_group();
 
     auto scratch = this->scratch(team);
     const Block queries_t{scratch.take(tile * padded_dim), padded_dim};

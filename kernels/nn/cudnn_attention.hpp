@@ -38,7 +38,8 @@ inline constexpr bool k_cudnn_attention =
 
 /// What the workspace of a plan may take before the batch is given to cuDNN in parts. On Ampere and
 /// Hopper the backward pass that gives the same bits twice keeps more than 2 H T^2 bytes for each
-/// sequence (cuDNN 9.19): this is enough for 64 heads of 2048 positions, which fill the device.
+/// sequence (cuDNN 9.19): this is enough for 64 heads of 2048 positions, which fill the device. The
+/// one that may sum in any order keeps 4 H T (h + 1) bytes.
 inline constexpr std::int64_t k_cudnn_workspace_limit = std::int64_t{640} << 20;
 
 /// Device pointers by the number of the tensor in the graph.
@@ -48,7 +49,7 @@ using CudnnPack = std::unordered_map<std::int64_t, void*>;
 struct CudnnPlan {
   std::shared_ptr<CudnnGraph> graph;  ///< none where cuDNN does not take the shape
   std::string refusal;                ///< what it says then
-  index_t sequences = 0;              ///< sequences of one execution, a divisor of B
+  AttentionPart part;                 ///< of one execution
   std::int64_t workspace = 0;         ///< bytes
 };
 
@@ -108,11 +109,11 @@ inline CudnnDevice& cudnn_device(char const* kernel, CudnnState& state, Kokkos::
   return device;
 }
 
-/// The plan that gives cuDNN `sequences` sequences at a time, or why there is none.
+/// The plan that gives cuDNN one such part at a time, or why there is none.
 inline CudnnPlan make_cudnn_plan(cudnnHandle_t handle, CudnnPass pass, AttentionShape const& shape,
-                                 index_t sequences) {
+                                 AttentionPart const& part) {
   CudnnPlan plan;
-  const auto graph = cudnn_attention_graph(pass, shape, sequences);
+  const auto graph = cudnn_attention_graph(pass, shape, part);
   if (auto built = graph->build(handle, {cudnn_frontend::HeurMode_t::A}); built.is_bad()) {
     plan.refusal = built.get_message();
     return plan;
@@ -122,21 +123,8 @@ inline CudnnPlan make_cudnn_plan(cudnnHandle_t handle, CudnnPass pass, Attention
     return plan;
   }
   plan.graph = graph;
-  plan.sequences = sequences;
+  plan.part = part;
   return plan;
-}
-
-/// The most sequences at a time whose workspace keeps the limit, given that of all B: a divisor of
-/// B for which every part of lse starts on 16 bytes. The fewest possible where none keeps it.
-inline index_t cudnn_sequences(AttentionShape const& shape, std::int64_t workspace,
-                               std::int64_t limit) {
-  index_t sequences = shape.batch;
-  for (index_t n = shape.batch; n >= 1; --n) {
-    if (shape.batch % n != 0 || n * shape.heads * shape.positions % 4 != 0) continue;
-    sequences = n;
-    if (workspace / shape.batch * n <= limit) break;
-  }
-  return sequences;
 }
 
 /// The plan of a direction and shape, made when it is first asked for.
@@ -146,10 +134,11 @@ inline CudnnPlan const& cudnn_plan(CudnnDevice& device, CudnnPass pass, Attentio
       static_cast<index_t>(pass), shape.batch,   shape.positions, shape.heads,
       shape.key_value_heads,      shape.head_dim};
   if (const auto found = device.plans.find(key); found != device.plans.end()) return found->second;
-  CudnnPlan plan = make_cudnn_plan(device.handle, pass, shape, shape.batch);
+  const AttentionPart whole = whole_batch(shape);
+  CudnnPlan plan = make_cudnn_plan(device.handle, pass, shape, whole);
   if (plan.graph && plan.workspace > workspace_limit) {
-    const index_t sequences = cudnn_sequences(shape, plan.workspace, workspace_limit);
-    if (sequences < shape.batch) plan = make_cudnn_plan(device.handle, pass, shape, sequences);
+    const AttentionPart part = attention_part(shape, plan.workspace, workspace_limit);
+    if (part != whole) plan = make_cudnn_plan(device.handle, pass, shape, part);
   }
   return device.plans.emplace(key, std::move(plan)).first->second;
 }
@@ -166,8 +155,8 @@ inline void grow_cudnn_workspace(CudnnDevice& device, Kokkos::Cuda const& exec,
       static_cast<std::size_t>(bytes));
 }
 
-/// Runs a plan part by part of the batch; pointers(b) gives the pack of the part from sequence b
-/// on. False, and nothing is queued, where cuDNN does not take the shape.
+/// Runs a plan part by part of the batch; pointers(b, k) gives the pack of the part from sequence b
+/// and key/value head k on. False, and nothing is queued, where cuDNN does not take the shape.
 template <class Pointers>
 bool run_cudnn(char const* kernel, Kokkos::Cuda const& exec, CudnnPass pass,
                AttentionShape const& shape, Pointers const& pointers) {
@@ -178,14 +167,15 @@ bool run_cudnn(char const* kernel, Kokkos::Cuda const& exec, CudnnPass pass,
   if (!plan.graph) return false;
   grow_cudnn_workspace(device, exec, plan.workspace);
   Kokkos::Profiling::pushRegion(kernel);
-  for (index_t b = 0; b < shape.batch; b += plan.sequences) {
-    CudnnPack pack = pointers(b);
-    if (auto status = plan.graph->execute(device.handle, pack, device.workspace.data());
-        status.is_bad()) {
-      Kokkos::Profiling::popRegion();
-      cudnn_failed(kernel, status.get_message());
+  for (index_t b = 0; b < shape.batch; b += plan.part.sequences)
+    for (int k = 0; k < shape.key_value_heads; k += static_cast<int>(plan.part.groups)) {
+      CudnnPack pack = pointers(b, k);
+      if (auto status = plan.graph->execute(device.handle, pack, device.workspace.data());
+          status.is_bad()) {
+        Kokkos::Profiling::popRegion();
+        cudnn_failed(kernel, status.get_message());
+      }
     }
-  }
   Kokkos::Profiling::popRegion();
   return true;
 }
@@ -202,6 +192,21 @@ void* cudnn_pointer(T const* data, index_t offset) {
   return const_cast<T*>(data + offset);
 }
 
+/// The rows of queries, keys, values and outputs, and the statistics, that a part starts with.
+struct CudnnOffsets {
+  CudnnOffsets(AttentionShape const& shape, index_t b, int key_value_head) {
+    const int stored = shape.stored_heads(), keys_from = shape.heads;
+    const int head = key_value_head * shape.heads_of_group();
+    queries = shape.row(b, 0, head, stored);
+    keys = shape.row(b, 0, keys_from + key_value_head, stored);
+    values = shape.row(b, 0, keys_from + shape.key_value_heads + key_value_head, stored);
+    outputs = shape.row(b, 0, head, shape.heads);
+    statistics = shape.statistic(b, head, 0);
+  }
+
+  index_t queries, keys, values, outputs, statistics;
+};
+
 /// attention_forward on cuDNN, asynchronous on exec except when the plan is made. False, and
 /// nothing is queued, where cuDNN does not take the shape. Throws std::runtime_error with cuDNN's
 /// message when it fails. Two calls give the same bits.
@@ -209,38 +214,35 @@ inline bool cudnn_attention_forward(Kokkos::Cuda const& exec, AttentionShape con
                                     bf16 const* qkv, bf16* out, float* lse) {
   if (!cudnn_fits(shape, {qkv, out, lse})) return false;
   return run_cudnn("sdp::kernels::attention_forward", exec, CudnnPass::forward, shape,
-                   [&](index_t b) -> CudnnPack {
-                     const int stored = shape.stored_heads(), heads = shape.heads;
-                     const int values = heads + shape.key_value_heads;
-                     return {{cudnn_id::k_q, cudnn_pointer(qkv, shape.row(b, 0, 0, stored))},
-                             {cudnn_id::k_k, cudnn_pointer(qkv, shape.row(b, 0, heads, stored))},
-                             {cudnn_id::k_v, cudnn_pointer(qkv, shape.row(b, 0, values, stored))},
-                             {cudnn_id::k_out, out + shape.row(b, 0, 0, heads)},
-                             {cudnn_id::k_lse, lse + shape.statistic(b, 0, 0)}};
+                   [&](index_t b, int key_value_head) -> CudnnPack {
+                     const CudnnOffsets at(shape, b, key_value_head);
+                     return {{cudnn_id::k_q, cudnn_pointer(qkv, at.queries)},
+                             {cudnn_id::k_k, cudnn_pointer(qkv, at.keys)},
+                             {cudnn_id::k_v, cudnn_pointer(qkv, at.values)},
+                             {cudnn_id::k_out, out + at.outputs},
+                             {cudnn_id::k_lse, lse + at.statistics}};
                    });
 }
 
-/// attention_backward on cuDNN, as cudnn_attention_forward.
+/// attention_backward on cuDNN, as cudnn_attention_forward; when not `deterministic`, the order of
+/// the sums of query gradients is left to the device.
 inline bool cudnn_attention_backward(Kokkos::Cuda const& exec, AttentionShape const& shape,
                                      bf16 const* qkv, bf16 const* out, float const* lse,
-                                     bf16 const* d_out, bf16* d_qkv) {
+                                     bf16 const* d_out, bf16* d_qkv, bool deterministic) {
   if (!cudnn_fits(shape, {qkv, out, lse, d_out, d_qkv})) return false;
-  return run_cudnn("sdp::kernels::attention_backward", exec, CudnnPass::backward, shape,
-                   [&](index_t b) -> CudnnPack {
-                     const int stored = shape.stored_heads(), heads = shape.heads;
-                     const index_t queries = shape.row(b, 0, 0, stored);
-                     const index_t keys = shape.row(b, 0, heads, stored);
-                     const index_t values = shape.row(b, 0, heads + shape.key_value_heads, stored);
-                     const index_t outputs = shape.row(b, 0, 0, heads);
-                     return {{cudnn_id::k_q, cudnn_pointer(qkv, queries)},
-                             {cudnn_id::k_k, cudnn_pointer(qkv, keys)},
-                             {cudnn_id::k_v, cudnn_pointer(qkv, values)},
-                             {cudnn_id::k_out, cudnn_pointer(out, outputs)},
-                             {cudnn_id::k_lse, cudnn_pointer(lse, shape.statistic(b, 0, 0))},
-                             {cudnn_id::k_d_out, cudnn_pointer(d_out, outputs)},
-                             {cudnn_id::k_d_q, d_qkv + queries},
-                             {cudnn_id::k_d_k, d_qkv + keys},
-                             {cudnn_id::k_d_v, d_qkv + values}};
+  const CudnnPass pass = deterministic ? CudnnPass::backward_deterministic : CudnnPass::backward;
+  return run_cudnn("sdp::kernels::attention_backward", exec, pass, shape,
+                   [&](index_t b, int key_value_head) -> CudnnPack {
+                     const CudnnOffsets at(shape, b, key_value_head);
+                     return {{cudnn_id::k_q, cudnn_pointer(qkv, at.queries)},
+                             {cudnn_id::k_k, cudnn_pointer(qkv, at.keys)},
+                             {cudnn_id::k_v, cudnn_pointer(qkv, at.values)},
+                             {cudnn_id::k_out, cudnn_pointer(out, at.outputs)},
+                             {cudnn_id::k_lse, cudnn_pointer(lse, at.statistics)},
+                             {cudnn_id::k_d_out, cudnn_pointer(d_out, at.outputs)},
+                             {cudnn_id::k_d_q, d_qkv + at.queries},
+                             {cudnn_id::k_d_k, d_qkv + at.keys},
+                             {cudnn_id::k_d_v, d_qkv + at.values}};
                    });
 }
 

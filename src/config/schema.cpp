@@ -78,7 +78,7 @@ Key const k_schema[] = {
    .rule = "\"fp32\" on CPUs, \"bf16\" on GPUs",
    .derive = SDP_RULE(c.run.precision = launch.gpu ? Precision::bf16 : Precision::fp32)},
   {.name = "run.deterministic", .field = SDP_AT(run.deterministic),
-   .doc = "Same bits from the same binary, ranks and deck; false permits faster reductions."},
+   .doc = "Same bits from the same binary, ranks and deck; false permits sums in any order."},
 
   // ---- model ----
   {.name = "model.kind", .field = SDP_AT(model.kind), .doc = "Architecture.",

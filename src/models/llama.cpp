@@ -41,12 +41,13 @@ View1<ColumnRun> upload_runs(LlamaPlan const& plan) {
 
 template <class V>
 Llama<V>::Llama(LlamaConfig const& config, ModelSubnetwork const& subnetwork, index_t max_batch,
-                index_t max_seq_len, Recompute recompute, bool with_backward)
+                index_t max_seq_len, Recompute recompute, bool with_backward, bool deterministic)
     : m_config(config),
       m_subnetwork(subnetwork),
       m_where(llama_tensor_indices(config)),
       m_plan(llama_plan(config, subnetwork.weights, subnetwork.gradients)),
       m_recompute(recompute),
+      m_deterministic(deterministic),
       m_max_batch(max_batch),
       m_max_seq_len(max_seq_len),
       m_with_backward(with_backward) {
@@ -106,7 +107,8 @@ typename Llama<V>::Pass Llama<V>::make_pass(ExecSpace const& exec) const {
               m_seq_len,
               m_config.hidden_size,
               m_config.head_dim,
-              m_config.rms_norm_eps};
+              m_config.rms_norm_eps,
+              m_deterministic};
 }
 
 template <class V>

@@ -37,10 +37,11 @@ class Llama : public Model<V> {
   /// Buffers for batches of up to max_batch sequences of up to max_seq_len tokens. With
   /// `with_backward` false only forward passes are possible and no activation is kept. Output
   /// scales multiply what sub-layers add to the residual stream, and weight gradients are formed
-  /// for the rows of the gradient table alone. Throws std::invalid_argument when a gradient row is
-  /// not among the weights.
+  /// for the rows of the gradient table alone. Unless `deterministic`, backward may take algorithms
+  /// that sum in any order (kernels::attention_backward). Throws std::invalid_argument when a
+  /// gradient row is not among the weights.
   Llama(LlamaConfig const& config, ModelSubnetwork const& subnetwork, index_t max_batch,
-        index_t max_seq_len, Recompute recompute, bool with_backward);
+        index_t max_seq_len, Recompute recompute, bool with_backward, bool deterministic = true);
   /// Weights and gradients of the same rows, nothing scaled.
   Llama(LlamaConfig const& config, ParameterTable const& table, index_t max_batch,
         index_t max_seq_len, Recompute recompute, bool with_backward)
@@ -126,6 +127,7 @@ class Llama : public Model<V> {
   LlamaTensors m_where;
   LlamaPlan m_plan;
   Recompute m_recompute;
+  bool m_deterministic = true;
   index_t m_max_batch = 0;
   index_t m_max_seq_len = 0;
   index_t m_batch = 0;    // B of the last forward

@@ -202,7 +202,7 @@ void llama_attention_backward(LlamaPass<V> const& pass, LlamaLayerPlan const& pl
       Window4<V>(kept.attention_out.data(), b, t, plan.heads, h),
       Window3<accum_t<V>>(kept.lse.data(), b, plan.heads, t),
       Window4<V>(scratch.d_attention.data(), b, t, plan.heads, h), plan.heads,
-      Window3<accum_t<V>>(scratch.delta.data(), b, plan.heads, t), d_qkv_heads);
+      Window3<accum_t<V>>(scratch.delta.data(), b, plan.heads, t), d_qkv_heads, pass.deterministic);
   kernels::rotary_backward(pass.exec, positions(pass, scratch.cos), positions(pass, scratch.sin),
                            d_qkv_heads, plan.heads + plan.kv_heads);
   pass.poll();

@@ -53,11 +53,12 @@ template <class V>
 struct LlamaPass {
   ExecSpace const& exec;
   LlamaScratch<V> const& scratch;
-  index_t batch;     ///< B
-  index_t seq_len;   ///< T
-  index_t hidden;    ///< D
-  index_t head_dim;  ///< h
-  double eps;        ///< of RMSNorm
+  index_t batch;              ///< B
+  index_t seq_len;            ///< T
+  index_t hidden;             ///< D
+  index_t head_dim;           ///< h
+  double eps;                 ///< of RMSNorm
+  bool deterministic = true;  ///< backward gives the same bits every time
   std::function<void()> progress = nullptr;
 
   index_t tokens() const { return batch * seq_len; }

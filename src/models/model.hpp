@@ -64,18 +64,19 @@ class Model {
 };
 
 /// A model with buffers for batches of up to max_batch samples (of up to max_seq_len tokens each).
-/// V is float, double or bf16.
+/// `deterministic`: a step gives the same bits every time. V is float, double or bf16.
 template <class V>
 std::unique_ptr<Model<V>> make_model(ModelConfig const& config, ModelSubnetwork const& subnetwork,
-                                     index_t max_batch, index_t max_seq_len, bool with_backward);
+                                     index_t max_batch, index_t max_seq_len, bool with_backward,
+                                     bool deterministic = true);
 
 extern template std::unique_ptr<Model<float>> make_model<float>(ModelConfig const&,
                                                                 ModelSubnetwork const&, index_t,
-                                                                index_t, bool);
+                                                                index_t, bool, bool);
 extern template std::unique_ptr<Model<double>> make_model<double>(ModelConfig const&,
                                                                   ModelSubnetwork const&, index_t,
-                                                                  index_t, bool);
+                                                                  index_t, bool, bool);
 extern template std::unique_ptr<Model<kernels::bf16>> make_model<kernels::bf16>(
-    ModelConfig const&, ModelSubnetwork const&, index_t, index_t, bool);
+    ModelConfig const&, ModelSubnetwork const&, index_t, index_t, bool, bool);
 
 }  // namespace sdp

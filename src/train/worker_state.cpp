@@ -137,7 +137,7 @@ template <class V>
 void WorkerState<V>::build_model() {
   PoolScope in_region(m_model_memory);
   m_model = make_model<V>(m_config.model, m_subnetwork, m_config.train.micro_batch,
-                          m_config.train.seq_len, true);
+                          m_config.train.seq_len, true, m_config.run.deterministic);
 }
 
 template <class V>

@@ -127,7 +127,13 @@ template <class T>
 using DeviceBlocks = Details::AttentionTuning<false, accum_t<T>>;
 
 /// Stands for the kernels that attention_forward and attention_backward choose themselves.
+template <bool Deterministic = true>
 struct Chosen {};
+
+template <class>
+inline constexpr bool k_is_chosen = false;
+template <bool Deterministic>
+inline constexpr bool k_is_chosen<Chosen<Deterministic>> = true;
 
 /// The kernels on one set of inputs, every output pre-filled with NaN.
 template <class T, class Tuning = DefaultTuning<T>>
@@ -147,9 +153,10 @@ Reference run(Shape const& s, std::vector<double> const& qkv_values,
   assign(lse, nan_values(static_cast<index_t>(lse.size())));
   assign(delta, nan_values(static_cast<index_t>(lse.size())));
   Exec exec;
-  if constexpr (std::is_same_v<Tuning, Chosen>) {
+  if constexpr (k_is_chosen<Tuning>) {
     attention_forward(exec, qkv, s.heads, out, lse);
-    attention_backward(exec, qkv, out, lse, d_out, s.heads, delta, d_qkv);
+    attention_backward(exec, qkv, out, lse, d_out, s.heads, delta, d_qkv,
+                       std::is_same_v<Tuning, Chosen<true>>);
   } else {
     Details::attention_forward_tuned<Tuning>(exec, qkv, s.heads, out, lse);
     Details::attention_backward_tuned<Tuning>(exec, plan, qkv, out, lse, d_out, s.heads, delta,
@@ -218,7 +225,7 @@ std::vector<double> bf16_values(index_t count, std::uint64_t state) {
 }
 
 template <class Tuning>
-void check_bf16_against_reference(std::initializer_list<Shape> shapes) {
+void check_bf16_against_reference(std::vector<Shape> const& shapes) {
   for (Shape const& s : shapes) {
     const auto qkv = bf16_values(s.qkv_size(), 1);
     const auto d_out = bf16_values(s.out_size(), 2);
@@ -237,23 +244,20 @@ TEST(Attention, MatchesReferenceInBf16Storage) {
 
 /// Where a library may run bf16, shapes that it takes and shapes that it leaves to our kernels.
 TEST(Attention, WhatIsChosenForBf16MatchesReference) {
-  check_bf16_against_reference<Chosen>({{2, 128, 4, 4, 64},
-                                        {2, 128, 4, 2, 64},
-                                        {1, 200, 3, 3, 128},
-                                        {3, 65, 6, 3, 64},
-                                        {1, 257, 8, 1, 32},
-                                        {1, 1, 2, 1, 64},
-                                        {2, 65, 4, 2, 20},
-                                        {1, 40, 2, 1, 256}});
+  const std::vector<Shape> shapes{{2, 128, 4, 4, 64}, {2, 128, 4, 2, 64}, {1, 200, 3, 3, 128},
+                                  {3, 65, 6, 3, 64},  {1, 257, 8, 1, 32}, {1, 1, 2, 1, 64},
+                                  {2, 65, 4, 2, 20},  {1, 40, 2, 1, 256}};
+  check_bf16_against_reference<Chosen<>>(shapes);
+  check_bf16_against_reference<Chosen<false>>(shapes);
 }
 
 TEST(Attention, WhatIsChosenForBf16GivesSameBits) {
   const Shape s{4, 511, 4, 2, 64};
   const auto qkv = bf16_values(s.qkv_size(), 14);
   const auto d_out = bf16_values(s.out_size(), 15);
-  const Reference first = run<bf16, Chosen>(s, qkv, d_out, Plan::automatic);
+  const Reference first = run<bf16, Chosen<>>(s, qkv, d_out, Plan::automatic);
   for (int repeat = 0; repeat < 3; ++repeat) {
-    const Reference again = run<bf16, Chosen>(s, qkv, d_out, Plan::automatic);
+    const Reference again = run<bf16, Chosen<>>(s, qkv, d_out, Plan::automatic);
     EXPECT_EQ(first.out, again.out);
     EXPECT_EQ(first.lse, again.lse);
     EXPECT_EQ(first.d_qkv, again.d_qkv);
@@ -262,15 +266,16 @@ TEST(Attention, WhatIsChosenForBf16GivesSameBits) {
 
 #if defined(SDP_HAVE_CUDNN)
 
-/// The plans that are held, by number of sequences at a time; 0 where cuDNN refuses.
-std::vector<index_t> held_plans() {
-  std::vector<index_t> sequences;
+/// The parts of the plans that are held, forward before backward; nothing at a time where cuDNN
+/// refuses.
+std::vector<Details::AttentionPart> held_plans() {
+  std::vector<Details::AttentionPart> parts;
   for (auto const& [number, device] : Details::cudnn_state().devices)
     for (auto const& [key, plan] : device.plans) {
       if (!plan.graph) std::cerr << "cuDNN refuses: " << plan.refusal << '\n';
-      sequences.push_back(plan.graph ? plan.sequences : 0);
+      parts.push_back(plan.part);
     }
-  return sequences;
+  return parts;
 }
 
 TEST(Attention, ShapesOfModelsRunOnCudnn) {
@@ -278,22 +283,24 @@ TEST(Attention, ShapesOfModelsRunOnCudnn) {
   for (Shape const& s :
        {Shape{2, 512, 12, 12, 64}, Shape{2, 512, 16, 4, 128}, Shape{2, 100, 6, 2, 64}}) {
     Details::release_cudnn();
-    run<bf16, Chosen>(s, bf16_values(s.qkv_size(), 1), bf16_values(s.out_size(), 2),
-                      Plan::automatic);
-    EXPECT_EQ(held_plans(), (std::vector<index_t>{2, 2})) << s.text();
+    run<bf16, Chosen<>>(s, bf16_values(s.qkv_size(), 1), bf16_values(s.out_size(), 2),
+                        Plan::automatic);
+    const Details::AttentionPart whole{2, s.key_value_heads};
+    EXPECT_EQ(held_plans(), (std::vector{whole, whole})) << s.text();
   }
 }
 
 TEST(Attention, ABatchInPartsIsTheSameBatch) {
   if (Exec().cuda_device_prop().major < 8) GTEST_SKIP() << "cuDNN's attention needs Ampere";
-  const Shape s{4, 130, 4, 2, 64};
+  const Shape s{4, 132, 4, 2, 64};
   const auto qkv = bf16_values(s.qkv_size(), 1);
   const auto d_out = bf16_values(s.out_size(), 2);
   const Reference expected = reference(s, qkv, d_out);
   Details::release_cudnn();
   Details::cudnn_state().workspace_limit = 1;
-  const Reference parts = run<bf16, Chosen>(s, qkv, d_out, Plan::automatic);
-  EXPECT_EQ(held_plans().back(), 1) << "the backward pass needs a workspace";
+  const Reference parts = run<bf16, Chosen<>>(s, qkv, d_out, Plan::automatic);
+  EXPECT_EQ(held_plans().back(), (Details::AttentionPart{1, 1}))
+      << "the backward pass needs a workspace";
   Details::release_cudnn();
   Details::cudnn_state().workspace_limit = Details::k_cudnn_workspace_limit;
   EXPECT_LE(relative_error(parts.out, expected.out), 1e-2);
