@@ -29,12 +29,13 @@ class Steps:
         self.precision = a.precision or "bf16"
         self.micro_batch = a.micro_batch
 
-    def sdp(self, recompute, variant=VARIANTS[0], steps=None, warmup=None):
+    def sdp(self, recompute, variant=VARIANTS[0], deterministic="true", steps=None, warmup=None):
         regime, level, coverage = variant
         keys = {f"model.{k}": v for k, v in SHAPES[self.model].items()}
         keys |= {"train.seq_len": self.a.seq_len, "train.micro_batch": self.micro_batch,
                  "train.global_batch": N * self.micro_batch, "model.recompute": recompute,
-                 "run.precision": self.precision, "sdp.regime": regime, "sdp.level": level,
+                 "run.precision": self.precision, "run.deterministic": deterministic,
+                 "sdp.regime": regime, "sdp.level": level,
                  "sdp.coverage": coverage, "sdp.subnetworks": N}
         result = attempt([self.a.sdp, "bench", "step", DECK, "--ranks", N, "--json",
                           "--steps", steps or self.a.steps, "--warmup", warmup or self.a.warmup,
@@ -45,7 +46,7 @@ class Steps:
         if "not available in this version" in result.stderr and self.precision == "bf16":
             say(f"{self.model}: bf16 is refused, fp32 instead")
             self.precision = "fp32"
-            return self.sdp(recompute, variant, steps, warmup)
+            return self.sdp(recompute, variant, deterministic, steps, warmup)
         return {"refused": first_error(result)}
 
     def find_micro_batch(self):
@@ -86,10 +87,11 @@ class Steps:
         a = self.a
         self.find_micro_batch()
         found = {"micro_batch": self.micro_batch, "precision": self.precision, "dense": [],
-                 "eager": [], "compile": [], "variants": []}
+                 "any_order": [], "eager": [], "compile": [], "variants": []}
         for number in range(a.rounds):
             say(f"{self.model}, recompute {recompute}: round {number + 1} of {a.rounds}")
             found["dense"].append(self.sdp(recompute))
+            found["any_order"].append(self.sdp(recompute, deterministic="false"))
             if not a.no_torch:
                 found["eager"].append(self.torch(recompute, False))
                 found["compile"].append(self.torch(recompute, True))
