@@ -249,7 +249,7 @@ Key const k_schema[] = {
    .doc = "Units at block level: attention and MLP apart, or whole layers.",
    .belongs = Belongs::llama},
   {.name = "sdp.neuron_group", .field = SDP_AT(sdp.neuron_group),
-   .doc = "Neurons or channels of one group; 0: the largest divisor up to 64.",
+   .doc = "Neurons or channels of one group, best a multiple of 8; 0: the largest divisor up to 64.",
    .limits = {0, k_size_max}},
   {.name = "sdp.forward_scale", .field = SDP_AT(sdp.forward_scale),
    .doc = "Scaling of kept outputs in forward training by 1 / C; \"auto\": at neuron level only."},

@@ -11,14 +11,20 @@ namespace sdp {
 namespace {
 
 constexpr index_t k_largest_default_group = 64;
+constexpr index_t k_fast_multiple = 8;
+
+/// The largest divisor of `width` of at most the default size that is a multiple of `step`; 0 where
+/// there is none.
+index_t largest_group(index_t width, index_t step) {
+  for (index_t group = std::min(width, k_largest_default_group) / step * step; group > 0;
+       group -= step)
+    if (width % group == 0) return group;
+  return 0;
+}
 
 index_t group_size(LlamaConfig const& config, SdpConfig const& sdp) {
   const index_t width = config.intermediate_size;
-  index_t group = sdp.neuron_group;
-  if (group == 0) {
-    group = std::min(width, k_largest_default_group);
-    while (width % group != 0) --group;
-  }
+  const index_t group = sdp.neuron_group == 0 ? largest_group(width, 1) : sdp.neuron_group;
   if (group < 0 || group > width || width % group != 0)
     throw ConfigError("sdp.neuron_group is " + std::to_string(group) +
                       ", but it must divide model.intermediate_size " + std::to_string(width));
@@ -99,6 +105,17 @@ UnitSet llama_units(LlamaConfig const& config, SdpConfig const& sdp) {
     }
   }
   return set;
+}
+
+std::string llama_slow_widths(LlamaConfig const& config, SdpConfig const& sdp) {
+  if (sdp.regime == Regime::none || sdp.level != Level::neuron) return {};
+  const index_t group = group_size(config, sdp);
+  if (group % k_fast_multiple == 0 || config.intermediate_size % k_fast_multiple != 0) return {};
+  const index_t better = largest_group(config.intermediate_size, k_fast_multiple);
+  return "sdp.neuron_group is " + std::to_string(group) +
+         ": MLPs of subnetworks have widths that are not multiples of 8, for which GPUs have no "
+         "fast products in bf16; " +
+         std::to_string(better) + " divides model.intermediate_size too";
 }
 
 std::vector<double> llama_branch_scales(LlamaConfig const& config, SdpConfig const& sdp,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "base/unit.hpp"
@@ -20,6 +21,10 @@ namespace sdp {
 ///
 /// Throws ConfigError when neuron_group does not divide F at neuron level.
 UnitSet llama_units(LlamaConfig const& config, SdpConfig const& sdp);
+
+/// One sentence where groups of neurons make the widths of MLPs odd for the tensor cores of GPUs,
+/// which take rows of bf16 in 16 bytes, although the dense model's is not; else empty.
+std::string llama_slow_widths(LlamaConfig const& config, SdpConfig const& sdp);
 
 /// Output scales of a forward-masked worker in training: `inverse_keep` (N/k) for the sub-layers
 /// that have droppable units, 1 for the others, for forward_scale "inverse_keep" and at neuron

@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "config/names.hpp"
+#include "models/llama_units.hpp"
 #include "models/model_family.hpp"
 #include "subnet/mask_json.hpp"
 #include "subnet/subnetwork.hpp"
@@ -65,6 +66,9 @@ Arrangement arrange(Config const& config, int workers, int ranks_per_node, std::
   } else {
     result.units = model_units(model, sdp);
     result.mask = choose_mask(sdp, result.units, step);
+    if (model.kind == ModelKind::llama && config.run.precision == Precision::bf16)
+      if (std::string slow = llama_slow_widths(model.llama, sdp); !slow.empty())
+        result.mask.warnings.push_back(std::move(slow));
     if (config.system.reduction == Reduction::allreduce &&
         result.mask.holders_per_unit < result.mask.subnetworks)
       throw ConfigError(

@@ -222,6 +222,23 @@ TEST(Plan, SaysWhatDoesNotFit) {
                ConfigError);
 }
 
+TEST(Plan, WarnsOfWidthsThatGpusAreSlowWith) {
+  const auto warnings = [](std::vector<std::string> overrides) {
+    overrides.insert(overrides.end(), {"sdp.regime=forward", "sdp.level=neuron", "sdp.coverage=0.5",
+                                       "sdp.subnetworks=8"});
+    return plan_of(8, overrides).warnings;
+  };
+  const auto slow = testing::Contains(HasSubstr("48 divides model.intermediate_size too"));
+  EXPECT_THAT(warnings({"model.intermediate_size=5472", "run.precision=bf16"}), slow);
+  EXPECT_THAT(warnings({"model.intermediate_size=5472", "run.precision=fp32"}), testing::Not(slow));
+  EXPECT_THAT(
+      warnings({"model.intermediate_size=5472", "run.precision=bf16", "sdp.neuron_group=48"}),
+      testing::Not(testing::Contains(HasSubstr("sdp.neuron_group"))));
+  EXPECT_THAT(warnings({"model.intermediate_size=390", "run.precision=bf16"}),
+              testing::Not(testing::Contains(HasSubstr("sdp.neuron_group"))))
+      << "the dense width is no multiple of 8 either";
+}
+
 TEST(CostModel, StepTime) {
   Machine machine;
   machine.memory_bandwidth = 100.0;
