@@ -11,6 +11,13 @@ namespace sdp {
 using ExecSpace = Kokkos::DefaultExecutionSpace;
 using MemSpace = ExecSpace::memory_space;
 using HostSpace = Kokkos::HostSpace;
+/// Host memory that the device reads and writes without detours; plain host memory where there is
+/// no device.
+#if defined(KOKKOS_HAS_SHARED_HOST_PINNED_SPACE)
+using PinnedSpace = Kokkos::SharedHostPinnedSpace;
+#else
+using PinnedSpace = HostSpace;
+#endif
 
 /// Row-major everywhere, so that bytes agree on host, device, wire and disk.
 template <class T>

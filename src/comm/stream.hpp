@@ -11,14 +11,6 @@ namespace sdp {
 /// kernels are queued, and the order among them is a matter of streams.
 inline constexpr bool k_host_memory = Kokkos::SpaceAccessibility<HostSpace, MemSpace>::accessible;
 
-/// Host memory that the device reads and writes without detours; plain host memory where there is
-/// no device.
-#if defined(KOKKOS_HAS_SHARED_HOST_PINNED_SPACE)
-using PinnedSpace = Kokkos::SharedHostPinnedSpace;
-#else
-using PinnedSpace = HostSpace;
-#endif
-
 /// A queue of the device for one purpose, ahead of the others where the device knows priorities:
 /// an execution space on a stream of its own. Elsewhere the execution space that it is given.
 class Stream {

@@ -121,6 +121,8 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
     m_norm = Kokkos::View<double, MemSpace>("sdp::optim::norm");
     m_factor = Kokkos::View<double, MemSpace>("sdp::optim::factor");
     m_skip = Kokkos::View<int, MemSpace>("sdp::optim::skip");
+    m_norm_on_host = Kokkos::View<double, PinnedSpace>("sdp::optim::norm_on_host");
+    m_skip_on_host = Kokkos::View<int, PinnedSpace>("sdp::optim::skip_on_host");
   }
   MemoryScope memory(MemoryCategory::optimizer);
   const index_t kept = scope.sharded ? packed.back() : scope.gradients.size();
@@ -181,16 +183,16 @@ void Optimizer<V>::update(ExecSpace const& exec, double lr, View1<Wide> const& g
                                weights);
   else
     kernels::statistics_update(exec, m_statistics, statistics_kept, m_skip, grads, weights);
+  Kokkos::deep_copy(exec, m_norm_on_host, m_norm);
+  Kokkos::deep_copy(exec, m_skip_on_host, m_skip);
 }
 
 template <class V>
 UpdateResult Optimizer<V>::result(ExecSpace const& exec) {
   kernels::fence(exec, "sdp::optim::result");
   UpdateResult result;
-  int skip = 0;
-  Kokkos::deep_copy(result.grad_norm, m_norm);
-  Kokkos::deep_copy(skip, m_skip);
-  result.skipped = skip != 0;
+  result.grad_norm = m_norm_on_host();
+  result.skipped = m_skip_on_host() != 0;
   if (!result.skipped) m_updates += 1;
   return result;
 }

@@ -99,6 +99,8 @@ class Optimizer {
   Kokkos::View<double, MemSpace> m_norm;                       // ()
   Kokkos::View<double, MemSpace> m_factor;                     // () clip factor
   Kokkos::View<int, MemSpace> m_skip;                          // ()
+  Kokkos::View<double, PinnedSpace> m_norm_on_host;            // ()
+  Kokkos::View<int, PinnedSpace> m_skip_on_host;               // ()
   std::vector<std::pair<std::string, View1<Wide>>> m_moments;
   View1<Wide> m_master;
   std::int64_t m_updates = 0;

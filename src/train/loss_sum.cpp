@@ -46,6 +46,7 @@ LossSum::LossSum(index_t max_tokens) {
   m_work = View1<double>("sdp::train::loss_work", max_tokens);
   m_part = Kokkos::View<double, MemSpace>("sdp::train::loss_part");
   m_sum = Kokkos::View<double, MemSpace>("sdp::train::loss_sum");
+  m_sum_on_host = Kokkos::View<double, PinnedSpace>("sdp::train::loss_sum_on_host");
 }
 
 void LossSum::reset(ExecSpace const& exec) {
@@ -64,10 +65,9 @@ void LossSum::poison_if_not_finite(ExecSpace const& exec, View1<double> const& g
   poison(exec, m_sum, grads);
 }
 double LossSum::value(ExecSpace const& exec) const {
+  Kokkos::deep_copy(exec, m_sum_on_host, m_sum);
   kernels::fence(exec, "sdp::train::loss_sum");
-  double result = 0;
-  Kokkos::deep_copy(result, m_sum);
-  return result;
+  return m_sum_on_host();
 }
 
 }  // namespace sdp

@@ -23,9 +23,10 @@ class LossSum {
   double value(ExecSpace const& exec) const;
 
  private:
-  View1<double> m_work;                   // (max_tokens)
-  Kokkos::View<double, MemSpace> m_part;  // () of the last micro-batch
-  Kokkos::View<double, MemSpace> m_sum;   // ()
+  View1<double> m_work;                             // (max_tokens)
+  Kokkos::View<double, MemSpace> m_part;            // () of the last micro-batch
+  Kokkos::View<double, MemSpace> m_sum;             // ()
+  Kokkos::View<double, PinnedSpace> m_sum_on_host;  // ()
 };
 
 }  // namespace sdp
