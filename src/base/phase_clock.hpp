@@ -23,6 +23,7 @@ class PhaseClock {
   void restart() { m_marks = 0; }
   /// The next mark: the moment after all work that was given to `exec` until now.
   void mark(ExecSpace const& exec);
+  std::size_t marks() const { return m_marks; }
   /// Milliseconds from one mark to another, counted from 0. `exec` has been fenced after the later
   /// one. Throws std::runtime_error when the device does not know.
   double between(std::size_t earlier, std::size_t later) const;

@@ -195,10 +195,10 @@ class Trainer {
   }
   /// Waits for the weights of the other owners, as part of the update.
   void settle(StepTimes& times) {
-    auto& exchange = m_worker->exchange();
-    const double before = exchange.statistics().blocked_ms;
-    exchange.finish_return();
-    const double waited = exchange.statistics().blocked_ms - before;
+    const Timer timer;
+    m_worker->exchange().finish_return();
+    kernels::fence(m_exec, "sdp::train::settle");
+    const double waited = timer.milliseconds();
     times.exchange += waited;
     times.step += waited;
   }

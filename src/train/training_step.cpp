@@ -38,16 +38,29 @@ class ExchangeObserver : public BackwardObserver {
   bool m_first = true;
 };
 
-/// Lets a forward pass wait for the weights that it reads next and for no others.
+/// Lets a forward pass wait for the weights that it reads next and for no others, between two marks
+/// of the clock.
 template <class G, class W>
 class ArrivalObserver : public ForwardObserver {
  public:
-  explicit ArrivalObserver(Exchange<G, W>& exchange) : m_exchange(exchange) {}
-  void weights_needed(index_t begin) override { m_exchange.wait_weights(begin); }
+  ArrivalObserver(ExecSpace const& exec, Exchange<G, W>& exchange, PhaseClock& waits)
+      : m_exec(exec), m_exchange(exchange), m_waits(waits) {}
+  void weights_needed(index_t begin) override {
+    m_waits.mark(m_exec);
+    m_exchange.wait_weights(begin);
+    m_waits.mark(m_exec);
+  }
   void progress() override { m_exchange.poll(); }
+  void finish() {
+    m_waits.mark(m_exec);
+    m_exchange.finish_return();
+    m_waits.mark(m_exec);
+  }
 
  private:
+  ExecSpace const& m_exec;
   Exchange<G, W>& m_exchange;
+  PhaseClock& m_waits;
 };
 
 }  // namespace
@@ -82,8 +95,9 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   auto const& grads = worker.grads();
   m_loss_sum->reset(exec);
   ExchangeObserver leaving(exec, exchange, *m_loss_sum, grads);
-  ArrivalObserver arriving(exchange);
+  ArrivalObserver arriving(exec, exchange, m_waits);
   m_clock.restart();
+  m_waits.restart();
   for (index_t m = 0; m < accumulation; ++m) {
     const bool last = m + 1 == accumulation;
     heartbeat::phase("reading data");
@@ -92,12 +106,8 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
     const ModelBatch<V> batch = m_batches.upload(exec);
     m_clock.mark(exec);
     // The weights of the last update may still be arriving.
-    const double before = exchange.statistics().blocked_ms;
     model.forward(exec, weights, batch, m > 0, grads, m == 0 ? &arriving : nullptr);
-    if (m == 0) exchange.finish_return();
-    const double blocked = exchange.statistics().blocked_ms - before;
-    times.exchange += blocked;
-    times.forward -= blocked;
+    if (m == 0) arriving.finish();
     // Receives are open from here on, so nothing that throws on all ranks may come after it.
     if (last) exchange.begin(grads);
     m_clock.mark(exec);
@@ -109,7 +119,6 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   }
   heartbeat::phase("exchange");
   exchange.finish();
-  times.exchange += exchange.statistics().blocked_ms;
   heartbeat::phase("update");
   m_clock.mark(exec);
   const double lr =
@@ -119,14 +128,17 @@ StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
   optimizer.update(exec, lr, grads, weights, model.statistics_kept(accumulation));
   m_clock.mark(exec);
   kernels::fence(exec, "sdp::train::step_end");
+  for (std::size_t wait = 0; wait < m_waits.marks(); wait += 2)
+    times.exchange += m_waits.between(wait, wait + 1);
+  times.forward = -times.exchange;
   for (index_t m = 0; m < accumulation; ++m) {
     const auto first = static_cast<std::size_t>(3 * m);
     times.forward += m_clock.between(first, first + 1);
     times.backward += m_clock.between(first + 1, first + 2);
   }
   const auto last = static_cast<std::size_t>(3 * accumulation);
+  times.exchange += m_clock.between(last - 1, last);
   times.optimizer = m_clock.between(last, last + 1);
-  times.forward = std::max(times.forward, 0.0);  // a device may not have waited with the host
   exchange.begin_return(weights);
   times.step = step.milliseconds();
   return times;

@@ -15,7 +15,9 @@
 
 namespace sdp {
 
-/// Milliseconds that one update spent in its phases on this rank.
+/// Milliseconds that one update spent in its phases on this rank: on the device, where it has
+/// events. exchange: what forward waited for arriving weights, and what came between backward and
+/// the update.
 struct StepTimes {
   double step = 0, forward = 0, backward = 0, exchange = 0, optimizer = 0;
 };
@@ -48,6 +50,7 @@ class TrainingStep {
   TrainBatches<V> m_batches;
   index_t m_targets_per_sample;
   PhaseClock m_clock;
+  PhaseClock m_waits;                   ///< pairs of marks around what forward may wait for
   View1<kernels::accum_t<V>> m_losses;  // (targets of a micro-batch)
   std::optional<LossSum> m_loss_sum;
 };
