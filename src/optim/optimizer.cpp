@@ -142,6 +142,16 @@ Optimizer<V>::Optimizer(OptimizerConfig const& config, UpdateScope const& scope)
 }
 
 template <class V>
+std::int64_t Optimizer<V>::most_list_bytes(ParameterTable const& gradients) {
+  index_t rows = 0;
+  for (Span const& span : gradients.spans()) rows += span.rows;
+  // Every owned range and every run of rows ends with a block that may be short, and holds a row.
+  const index_t blocks = gradients.size() / kernels::k_update_block_size + rows;
+  return rows * static_cast<index_t>(sizeof(kernels::RowSpan) + sizeof(double)) +
+         blocks * static_cast<index_t>(sizeof(kernels::UpdateBlock));
+}
+
+template <class V>
 void Optimizer<V>::measure(ExecSpace const& exec, View1<Wide> const& grads) {
   Region region("sdp::optim::measure");
   kernels::sum_squares(exec, m_norm_rows, grads, m_row_sums);

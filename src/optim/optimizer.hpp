@@ -62,6 +62,10 @@ class Optimizer {
 
   Optimizer(OptimizerConfig const& config, UpdateScope const& scope);
 
+  /// The most bytes that it takes beside its state, for lists of rows and blocks, whatever part of
+  /// these gradients it owns.
+  static std::int64_t most_list_bytes(ParameterTable const& gradients);
+
   /// Moments by their names in checkpoints: exp_avg and exp_avg_sq, or momentum. Laid out as the
   /// gradients or, when sharded, the owned ranges end to end.
   std::vector<std::pair<std::string, View1<Wide>>> const& moments() const { return m_moments; }

@@ -19,6 +19,9 @@ namespace sdp {
 
 namespace {
 
+/// Buffers of a worker that the pool may round up.
+constexpr std::int64_t k_most_buffers = 4096;
+
 /// Runs what allocates a model; a model that does not fit is an error of the deck, in one sentence.
 template <class F>
 void allocate_or_refuse(index_t parameters, std::size_t element, F&& f) {
@@ -106,7 +109,9 @@ void WorkerState<V>::reserve_device_memory() const {
   if (!device_pool::in_use()) return;
   const WorkerPlan plan = plan_worker(m_config, m_arrangement, m_world.worker(), Machine());
   device_pool::reserve(static_cast<std::int64_t>(plan.weights + plan.gradients + plan.optimizer +
-                                                 plan.activations + plan.communication));
+                                                 plan.activations + plan.communication) +
+                       Optimizer<V>::most_list_bytes(m_subnetwork.gradients) +
+                       k_most_buffers * device_pool::k_alignment);
 }
 
 template <class V>

@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 
+#include "base/device_pool.hpp"
 #include "tests/support/references.hpp"
 
 namespace sdp {
@@ -244,6 +245,35 @@ std::pair<std::vector<double>, std::vector<double>> statistics_of(bool sharded) 
     }
   }
   return {exact, stored};
+}
+
+/// What a pool has to keep ready for it.
+TEST(Optimizer, ListsTakeAtMostWhatIsSaid) {
+  const ParameterTable table({tensor("narrow", 3000, 4, true), tensor("wide", 5, 100000, true)});
+  UpdateScope by_rows = UpdateScope::whole(table);
+  by_rows.sharded = true;
+  by_rows.owned.clear();
+  for (index_t row = 0; row < 3000; row += 2) by_rows.owned.push_back({4 * row, 4 * row + 4});
+  by_rows.owned.push_back({12000, 512000});
+  const bool was_in_use = device_pool::in_use();
+  device_pool::use(true);
+  for (UpdateScope const& scope : {UpdateScope::whole(table), by_rows}) {
+    index_t owned = 0;
+    for (IndexRange const& range : scope.owned) owned += range.size();
+    const std::int64_t before = device_pool::usage().used;
+    PoolRegion region;
+    {
+      const PoolScope in_region(region);
+      const Optimizer<float> optimizer(adamw(0.9, 0.95, 1e-8, 0.1), scope);
+    }
+    const std::int64_t lists =
+        device_pool::usage().used - before -
+        2 * (scope.sharded ? owned : table.size()) * static_cast<index_t>(sizeof(float));
+    EXPECT_GT(lists, 0);
+    EXPECT_LE(lists, Optimizer<float>::most_list_bytes(table) + 8 * device_pool::k_alignment)
+        << (scope.sharded ? "sharded" : "whole");
+  }
+  device_pool::use(was_in_use);
 }
 
 TEST(Optimizer, RunningStatisticsMoveInFullPrecisionWhateverTheStorageType) {
