@@ -5,6 +5,7 @@
 #include <chrono>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace sdp::heartbeat {
 
@@ -22,7 +23,7 @@ std::atomic<char const*> g_phase{"start"};
 std::atomic<char const*> g_collective{nullptr};
 
 std::mutex g_guard_mutex;
-Guard* g_guard = nullptr;
+std::vector<Guard*> g_guards;
 
 /// A text and the number of beats before it.
 struct Waiting {
@@ -81,20 +82,22 @@ Guard::~Guard() {
 }
 void Guard::begin() {
   const std::lock_guard lock(g_guard_mutex);
-  g_guard = this;
+  g_guards.push_back(this);
 }
 void Guard::end() {
   const std::lock_guard lock(g_guard_mutex);
-  if (g_guard == this) g_guard = nullptr;
+  std::erase(g_guards, this);
 }
 
 std::string fault() {
   const std::lock_guard lock(g_guard_mutex);
-  return g_guard != nullptr ? g_guard->m_fault() : std::string();
+  for (Guard const* guard : g_guards)
+    if (std::string text = guard->m_fault(); !text.empty()) return text;
+  return {};
 }
 void abandon() {
   const std::lock_guard lock(g_guard_mutex);
-  if (g_guard != nullptr) g_guard->m_abandon();
+  for (Guard const* guard : g_guards) guard->m_abandon();
 }
 
 }  // namespace sdp::heartbeat

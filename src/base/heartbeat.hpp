@@ -32,7 +32,7 @@ class Collective {
 };
 
 /// Lets the watchdog, in its thread, look for faults that the main thread would not notice while it
-/// waits for a device, and tear down what hangs before the process ends. One at a time.
+/// waits for a device, and tear down what hangs before the process ends.
 class Guard {
  public:
   /// `fault` says what is wrong, or nothing; `abandon` may block. Both come from other threads,
@@ -52,9 +52,9 @@ class Guard {
   std::function<void()> m_abandon;
 };
 
-/// What the guard finds; empty: nothing, or there is no guard.
+/// What the first guard that finds something says; empty: nothing, or there is no guard.
 std::string fault();
-/// The guard's, where there is one.
+/// Those of all guards.
 void abandon();
 
 }  // namespace sdp::heartbeat

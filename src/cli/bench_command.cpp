@@ -12,6 +12,7 @@
 #include "train/bench_comm.hpp"
 #include "train/bench_step.hpp"
 #include "train/machine_file.hpp"
+#include "train/watchdog.hpp"
 
 namespace sdp::cli {
 
@@ -69,6 +70,8 @@ ExitCode run(CommBenchArguments const& arguments, World const& world) {
     bench.machine = machine_of(arguments.machine);
     if (!arguments.deck.empty()) config = load_deck(arguments.deck, arguments.overrides, launch);
   });
+  // NCCL waits for ever for ranks that it cannot reach.
+  const Watchdog watchdog(world.rank(), static_cast<double>(config.system.watchdog_seconds));
   std::vector<std::int64_t> elements;
   for (double millions : arguments.millions)
     elements.push_back(static_cast<std::int64_t>(std::ceil(1e6 * millions)));

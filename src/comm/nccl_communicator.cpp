@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <exception>
+
 #include "base/error.hpp"
 #include "base/memory_ledger.hpp"
 
@@ -31,6 +33,8 @@ NcclCommunicator::NcclCommunicator(World const& world)
 }
 
 NcclCommunicator::~NcclCommunicator() {
+  // After a fault, or where messages are under way for ever, NCCL ends by an abort alone.
+  if (m_comm != nullptr && (std::uncaught_exceptions() > 0 || !fault().empty())) abandon();
   m_guard.end();
   if (m_comm != nullptr && !m_abandoned) ncclCommDestroy(m_comm);
   memory_ledger::add(MemoryCategory::communication, -m_bytes);

@@ -61,9 +61,17 @@ void NcclQueue::start(Post const& post) {
 }
 
 void NcclQueue::sum(std::int64_t* data, index_t count) {
-  check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), ncclInt64, ncclSum,
-                           m_communicator->comm(), m_communicator->stream()),
-             "ncclAllReduce");
+  const auto run = [&] {
+    check_nccl(ncclAllReduce(data, data, static_cast<std::size_t>(count), ncclInt64, ncclSum,
+                             m_communicator->comm(), m_communicator->stream()),
+               "ncclAllReduce");
+  };
+  // The first collective makes the channels of all.
+  if (m_has_summed)
+    run();
+  else
+    m_communicator->count_memory(run);
+  m_has_summed = true;
 }
 
 }  // namespace sdp

@@ -31,6 +31,7 @@ class NcclQueue : public GroupedQueue {
   std::shared_ptr<NcclCommunicator> m_communicator;
   int m_pass = -1;
   std::set<int> m_connected;  ///< passes that have connected their peers
+  bool m_has_summed = false;
 };
 
 }  // namespace sdp

@@ -12,6 +12,7 @@
 #include "base/timer.hpp"
 #include "kernels/core/team.hpp"
 #include "models/model_family.hpp"
+#include "train/run_setup.hpp"
 #include "train/training_step.hpp"
 #include "train/worker_state.hpp"
 
@@ -61,7 +62,8 @@ class Bench {
  public:
   Bench(World const& world, Config const& config, Arrangement arrangement)
       : m_data(random_data(config)),
-        m_worker(world, config, std::move(arrangement), m_exec),
+        m_worker(world, config, std::move(arrangement), m_exec,
+                 exchange_transport(world, config.system)),
         m_step(world, config, m_data),
         m_world(world),
         m_config(config) {

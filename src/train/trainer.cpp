@@ -65,16 +65,17 @@ class Trainer {
  public:
   /// `deck` is the run's, `config` the same with the length that it comes to.
   Trainer(World const& world, Config const& deck, Config const& config, Arrangement arrangement,
-          DataSets data, StartPoint start)
+          QueueFactory transport, DataSets data, StartPoint start)
       : m_world(world),
         m_deck(deck),
         m_config(config),
         m_folder(config.run.out_dir),
         m_metrics(m_folder.metrics()),
         m_data(std::move(data)),
+        m_transport(std::move(transport)),
         m_stop_rule(config.system.max_walltime),
         m_resident_before(resident_before_model()) {
-    m_worker.emplace(world, m_config, std::move(arrangement), m_exec);
+    m_worker.emplace(world, m_config, std::move(arrangement), m_exec, m_transport);
     if (start.resume)
       resume(start.resume);
     else
@@ -174,7 +175,8 @@ class Trainer {
   void resume(ResumeChain& chain) {
     while (!chain.read(m_world, [&](auto const& reader) { m_worker->restore(reader); })) {
       const std::int64_t step = chain->info().header.state.step;
-      m_worker.emplace(m_world, m_config, arranged_at(m_world, m_config, step), m_exec);
+      m_worker.emplace(m_world, m_config, arranged_at(m_world, m_config, step), m_exec,
+                       m_transport);
     }
     m_state = chain->info().header.state;
     m_arranged_for = m_state.step;
@@ -473,6 +475,7 @@ class Trainer {
   RunFolder m_folder;
   MetricsLog m_metrics;
   DataSets m_data;
+  QueueFactory m_transport;
   StopRequest m_stop;
   StopRule m_stop_rule;
   ExecSpace m_exec;
@@ -512,11 +515,14 @@ TrainEnd train_in(World const& world, Config const& deck) {
   }
   if (start.resume && config.sdp.remask_every > 0)
     setup.arrangement = arranged_at(world, config, start.resume->info().header.state.step);
+  // Timed, unlike what follows: ranks that cannot reach each other would wait for ever.
+  heartbeat::phase("connecting");
+  const QueueFactory transport = exchange_transport(world, config.system);
   const auto run = [&]<class V>(V) {
     // A rank that has read its part of a checkpoint waits for the others, however long they take.
     auto pause = std::make_unique<Watchdog::Pause>(watchdog);
-    Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), std::move(data),
-                       std::move(start));
+    Trainer<V> trainer(world, deck, config, std::move(setup.arrangement), transport,
+                       std::move(data), std::move(start));
     pause.reset();
     return trainer.run(wall, watchdog);
   };

@@ -54,11 +54,11 @@ View1<V> flat_buffer(PoolRegion& region, MemoryCategory category, char const* la
 
 template <class V>
 WorkerState<V>::WorkerState(World const& world, Config const& config, Arrangement arrangement,
-                            ExecSpace const& exec)
+                            ExecSpace const& exec, QueueFactory transport)
     : m_world(world),
       m_config(config),
       m_exec(exec),
-      m_transport(exchange_transport(world, config.system)),
+      m_transport(std::move(transport)),
       m_arrangement(std::move(arrangement)),
       m_subnetwork(m_arrangement.subnetwork(world.worker())) {
   // The largest first: a model that does not fit is refused before a schedule is made for it.

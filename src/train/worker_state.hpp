@@ -34,9 +34,10 @@ class WorkerState {
   using WorkerExchange = Exchange<Wide, V>;
 
   /// Collective. Allocates weights, gradients and optimizer, whose contents are still to come, and
-  /// the model. An allocation that fails is a ConfigError on every rank.
+  /// the model. An allocation that fails is a ConfigError on every rank. `transport` carries the
+  /// exchange, see exchange_transport().
   WorkerState(World const& world, Config const& config, Arrangement arrangement,
-              ExecSpace const& exec);
+              ExecSpace const& exec, QueueFactory transport);
 
   Arrangement const& arrangement() const { return m_arrangement; }
   ModelSubnetwork const& subnetwork() const { return m_subnetwork; }

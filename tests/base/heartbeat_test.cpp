@@ -47,5 +47,23 @@ TEST(Heartbeat, AsksTheGuardBetweenBeginAndEnd) {
   EXPECT_EQ(abandoned, 1);
 }
 
+TEST(Heartbeat, AsksEveryGuardThatIsLeft) {
+  std::string of_first, of_second;
+  int abandoned = 0;
+  heartbeat::Guard first([&] { return of_first; }, [&] { ++abandoned; });
+  first.begin();
+  {
+    heartbeat::Guard second([&] { return of_second; }, [&] { ++abandoned; });
+    second.begin();
+    of_second = "a link is down";
+    EXPECT_EQ(heartbeat::fault(), "a link is down");
+    heartbeat::abandon();
+    EXPECT_EQ(abandoned, 2);
+  }
+  EXPECT_EQ(heartbeat::fault(), "");
+  of_first = "a rank is gone";
+  EXPECT_EQ(heartbeat::fault(), "a rank is gone");
+}
+
 }  // namespace
 }  // namespace sdp

@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "tests/train/run_fixture.hpp"
 #include "train/arrangement.hpp"
+#include "train/run_setup.hpp"
 #include "train/worker_state.hpp"
 
 namespace sdp {
@@ -331,7 +332,8 @@ TEST_F(Resume, StateIsTheSameBitForBitOnAnyRanksInAnyDivision) {
           Overrides overrides = division.overrides(ranks);
           overrides.push_back(optimizer);
           const Config config = deck(*world, "unused", overrides);
-          WorkerState<double> state(*world, config, arrange(config, ranks, ranks), ExecSpace());
+          WorkerState<double> state(*world, config, arrange(config, ranks, ranks), ExecSpace(),
+                                    exchange_transport(*world, config.system));
           const CheckpointReader reader(previous);
           state.restore(reader);
           write_checkpoint(&*world, next, reader.info().header, state.checkpoint_buffers());
