@@ -115,7 +115,9 @@ T scalar_value(Scalar<T> const& view) {
   return value;
 }
 
-/// |actual - expected| <= tolerance * max(|expected|, scale), element by element; NaN fails.
+/// |actual - expected| <= tolerance * max(|expected|, scale), element by element; NaN fails. Where
+/// that is wide for values of a type, the norm of the difference over that of the values is held to
+/// 1e-5 in single precision and 1e-2 in bf16.
 inline void expect_close(Values const& actual, Values const& expected, double tolerance,
                          double scale, std::string const& what) {
   ASSERT_EQ(actual.size(), expected.size()) << what;
@@ -123,6 +125,14 @@ inline void expect_close(Values const& actual, Values const& expected, double to
     const double bound = tolerance * std::max(std::abs(expected[i]), scale);
     ASSERT_LE(std::abs(actual[i] - expected[i]), bound)
         << what << " [" << i << "]: " << actual[i] << ", expected " << expected[i];
+  }
+  double difference = 0.0, norm = 0.0;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    difference += (actual[i] - expected[i]) * (actual[i] - expected[i]);
+    norm += std::max(expected[i] * expected[i], scale * scale);
+  }
+  if (tolerance > 1e-5) {
+    EXPECT_LE(std::sqrt(difference), (tolerance < 1e-3 ? 1e-5 : 1e-2) * std::sqrt(norm)) << what;
   }
 }
 
