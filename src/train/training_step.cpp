@@ -83,6 +83,8 @@ template <class V>
 StepTimes TrainingStep<V>::update(ExecSpace const& exec, WorkerState<V>& worker,
                                   std::int64_t number) {
   Region region("sdp::train::step");
+  // What vendors' kernels allocate at their first call; nothing else in a step allocates.
+  const MemoryScope scope(MemoryCategory::workspace);
   StepTimes times;
   const Timer step;
   const index_t accumulation = m_batches.plan().accumulation();
