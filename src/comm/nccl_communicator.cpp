@@ -34,8 +34,9 @@ NcclCommunicator::NcclCommunicator(World const& world)
 
 NcclCommunicator::~NcclCommunicator() {
   // After a fault, or where messages are under way for ever, NCCL ends by an abort alone.
-  if (m_comm != nullptr && (std::uncaught_exceptions() > 0 || !fault().empty())) abandon();
-  m_guard.end();
+  const bool broken = m_comm != nullptr && (std::uncaught_exceptions() > 0 || !fault().empty());
+  m_guard.end();  // from here on the watchdog does not touch it
+  if (broken) abandon();
   if (m_comm != nullptr && !m_abandoned) ncclCommDestroy(m_comm);
   memory_ledger::add(MemoryCategory::communication, -m_bytes);
 }
