@@ -150,8 +150,10 @@ void embedding_look_up(benchmark::State& state) {
 void embedding_gradient(benchmark::State& state) {
   const auto table = matrix(1, k_vocabulary), d_out = matrix(2);
   const auto ids = tokens(k_rows, k_vocabulary);
-  const Vector<std::int32_t> order("order", k_rows);
-  against_triad(state, 3 * k_array, [&] { embedding_backward(Exec(), ids, d_out, order, table); });
+  const Vector<std::int32_t> order("order", embedding_backward_workspace<Exec>(k_rows));
+  const Matrix<T> partials("partials", embedding_backward_chunks<Exec>(k_rows), k_cols);
+  against_triad(state, 3 * k_array,
+                [&] { embedding_backward(Exec(), ids, d_out, order, partials, table); });
 }
 
 Vector<UpdateBlock> update_blocks() {

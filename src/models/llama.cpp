@@ -288,7 +288,8 @@ void Llama<V>::backward(ExecSpace const& exec, View1<V> const& weights, Tokens c
     report(table.offset(t.attention_norm) + table.held_size(t.attention_norm));
   }
   kernels::embedding_backward(exec, as_vector(tokens), pass.window(m_scratch.d_stream, d),
-                              m_embedding_work, table.matrix(grads, m_where.embedding));
+                              m_embedding_work, m_scratch.partials,
+                              table.matrix(grads, m_where.embedding));
   report(table.size());
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/llama_buffers.hpp"
 
-#include "kernels/nn/rms_norm.hpp"
 #include "kernels/nn/rotary.hpp"
 
 namespace sdp {
@@ -44,8 +43,7 @@ LlamaScratch<V> llama_allocate_scratch(LlamaConfig const& config, LlamaPlan cons
   s.d_attention = s.branch;
   s.d_qkv = s.act;
   s.delta = llama_allocate<Accum>("delta", n * plan.max_heads);
-  s.norm_partials =
-      allocate<View2<Accum>>("sdp::models::norm_partials", kernels::rms_norm_backward_chunks(n), d);
+  s.partials = allocate<View2<Accum>>("sdp::models::partials", llama_partial_rows(n), d);
   s.packed = llama_allocate<V>("packed", n * plan.packed_columns);
   return s;
 }

@@ -41,12 +41,12 @@ struct LlamaScratch {
   View1<V> logits;   // (llama_head_rows,V)
 
   // For backward.
-  View1<V> d_stream;           // (N,D) gradient of the residual stream
-  View1<V> d_attention;        // (N,H*h)
-  View1<V> d_qkv;              // (N,(H+2K)*h)
-  View1<Accum> delta;          // (B,H,T)
-  View2<Accum> norm_partials;  // (chunks,D)
-  View1<V> packed;             // (N,columns) held columns of an activation
+  View1<V> d_stream;      // (N,D) gradient of the residual stream
+  View1<V> d_attention;   // (N,H*h)
+  View1<V> d_qkv;         // (N,(H+2K)*h)
+  View1<Accum> delta;     // (B,H,T)
+  View2<Accum> partials;  // (llama_partial_rows,D)
+  View1<V> packed;        // (N,columns) held columns of an activation
 };
 
 /// A buffer that is not initialised; see allocate().

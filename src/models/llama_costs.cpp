@@ -2,7 +2,6 @@
 #include "models/llama_costs.hpp"
 
 #include "kernels/nn/embedding.hpp"
-#include "kernels/nn/rms_norm.hpp"
 #include "models/llama_plan.hpp"
 #include "models/llama_tensors.hpp"
 
@@ -71,7 +70,7 @@ LlamaActivationBytes llama_activation_bytes(LlamaConfig const& config,
                  + values(llama_work_size(config, plan, n, true))    // act, d_qkv, logits
                  + accums(n)                                         // final_rstd
                  + accums(n * plan.max_heads)                        // delta
-                 + accums(kernels::rms_norm_backward_chunks(n) * d)  // norm_partials
+                 + accums(llama_partial_rows(n) * d)                 // partials
                  + values(n * plan.packed_columns) + bytes(plan.runs, sizeof(kernels::ColumnRun)) +
                  bytes(kernels::embedding_backward_workspace<ExecSpace>(n), sizeof(std::int32_t));
   const bool recomputed = recompute == Recompute::block;

@@ -134,7 +134,7 @@ void llama_norm_backward(LlamaPass<V> const& pass, Window1<V> const& scale, View
     kernels::rms_norm_backward_input(pass.exec, d_out, pass.window(x, d), factors, scale, d_x);
     return;
   }
-  const Window2<accum_t<V>> partials(pass.scratch.norm_partials.data(),
+  const Window2<accum_t<V>> partials(pass.scratch.partials.data(),
                                      kernels::rms_norm_backward_chunks(pass.tokens()), d);
   kernels::rms_norm_backward(pass.exec, d_out, pass.window(x, d), factors, scale, partials, d_x,
                              d_scale);

@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "kernels/core/team.hpp"
+#include "kernels/nn/embedding.hpp"
+#include "kernels/nn/rms_norm.hpp"
 #include "models/held_runs.hpp"
 #include "models/llama_tensors.hpp"
 
@@ -64,6 +66,11 @@ index_t llama_branch_size(LlamaConfig const& config, LlamaPlan const& plan, inde
                           bool with_backward) {
   const index_t heads = with_backward ? plan.max_heads * config.head_dim : 0;
   return max_tokens * std::max(config.hidden_size, heads);
+}
+
+index_t llama_partial_rows(index_t max_tokens) {
+  return std::max(kernels::rms_norm_backward_chunks(max_tokens),
+                  kernels::embedding_backward_chunks<ExecSpace>(max_tokens));
 }
 
 }  // namespace sdp

@@ -51,5 +51,7 @@ index_t llama_work_size(LlamaConfig const& config, LlamaPlan const& plan, index_
 /// Elements of LlamaScratch::branch, which also holds d_attention.
 index_t llama_branch_size(LlamaConfig const& config, LlamaPlan const& plan, index_t max_tokens,
                           bool with_backward);
+/// Rows of LlamaScratch::partials, in which norms and the embedding sum gradients.
+index_t llama_partial_rows(index_t max_tokens);
 
 }  // namespace sdp
