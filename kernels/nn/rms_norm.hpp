@@ -16,6 +16,8 @@ namespace sdp::kernels {
 
 namespace Details {
 inline constexpr index_t k_rms_norm_rows_per_chunk = 32;
+/// Partial sums of chunks that a thread of a device adds.
+inline constexpr index_t k_rms_norm_chunks_per_sum = 64;
 
 /// out = T(x * scale) * w for a row of n columns.
 template <int N, class Team, class X, class A, class W, class T>
@@ -218,12 +220,12 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
       });
 }
 
-/// d_weight += the partials, chunk by chunk.
+/// d_weight += the partials, chunk by chunk. For host backends.
 template <class Exec, class Partials, class DW>
-void rms_norm_backward_reduce(Exec const& exec, Partials const& partials, DW const& d_weight,
+void rms_norm_reduce_by_tiles(Exec const& exec, Partials const& partials, DW const& d_weight,
                               index_t chunks) {
   using A = value_t<Partials>;
-  constexpr index_t k_tile = k_is_host<Exec> ? 512 : 32;
+  constexpr index_t k_tile = 512;
   const auto cols = static_cast<index_t>(d_weight.extent(0));
   Kokkos::parallel_for(
       "sdp::kernels::rms_norm_backward_reduce", row_policy(exec, (cols + k_tile - 1) / k_tile),
@@ -233,23 +235,54 @@ void rms_norm_backward_reduce(Exec const& exec, Partials const& partials, DW con
         auto* d_w = &d_weight(begin);
         auto const* partial = &partials(0, begin);
         const auto stride = partials.stride(0);
-        const index_t count_chunks = chunks;
-        if constexpr (k_is_host<Exec>) {
-          A sums[k_tile];
-          for (index_t j = 0; j < count; ++j) sums[j] = A(0);
-          for (index_t chunk = 0; chunk < count_chunks; ++chunk)
-            for (index_t j = 0; j < count; ++j) sums[j] += partial[chunk * stride + j];
-          for (index_t j = 0; j < count; ++j)
-            d_w[j] = static_cast<value_t<DW>>(static_cast<A>(d_w[j]) + sums[j]);
-        } else {
-          row_for(team, count, [=](index_t j) {
-            A sum = A(0);
-            for (index_t chunk = 0; chunk < count_chunks; ++chunk)
-              sum += partial[chunk * stride + j];
-            d_w[j] = static_cast<value_t<DW>>(static_cast<A>(d_w[j]) + sum);
-          });
-        }
+        A sums[k_tile];
+        for (index_t j = 0; j < count; ++j) sums[j] = A(0);
+        for (index_t chunk = 0; chunk < chunks; ++chunk)
+          for (index_t j = 0; j < count; ++j) sums[j] += partial[chunk * stride + j];
+        for (index_t j = 0; j < count; ++j)
+          d_w[j] = static_cast<value_t<DW>>(static_cast<A>(d_w[j]) + sums[j]);
       });
+}
+
+/// d_weight += the partials, k_rms_norm_chunks_per_sum of them at a time in order, then as many of
+/// these sums, and so on; a sum takes the place of its first term. One thread for each column of
+/// each sum. For devices.
+template <class Exec, class Partials, class DW>
+void rms_norm_reduce_by_columns(Exec const& exec, Partials const& partials, DW const& d_weight,
+                                index_t chunks) {
+  using A = value_t<Partials>;
+  constexpr index_t k_terms = k_rms_norm_chunks_per_sum;
+  const auto cols = static_cast<index_t>(d_weight.extent(0));
+  const auto width = static_cast<index_t>(partials.stride(0));
+  index_t count = chunks, stride = width;  // terms that are left, and from one to the next
+  for (; count > k_terms; count = (count + k_terms - 1) / k_terms, stride *= k_terms)
+    Kokkos::parallel_for(
+        "sdp::kernels::rms_norm_backward_partials",
+        element_policy(exec, (count + k_terms - 1) / k_terms * cols), KOKKOS_LAMBDA(index_t i) {
+          const index_t first = i / cols * k_terms;
+          const index_t terms = first + k_terms < count ? k_terms : count - first;
+          A* const term = partials.data() + first * stride + i % cols;
+          A sum = A(0);
+          for (index_t t = 0; t < terms; ++t) sum += term[t * stride];
+          term[0] = sum;
+        });
+  Kokkos::parallel_for(
+      "sdp::kernels::rms_norm_backward_reduce", element_policy(exec, cols),
+      KOKKOS_LAMBDA(index_t j) {
+        A const* const term = partials.data() + j;
+        A sum = A(0);
+        for (index_t t = 0; t < count; ++t) sum += term[t * stride];
+        d_weight(j) = static_cast<value_t<DW>>(static_cast<A>(d_weight(j)) + sum);
+      });
+}
+
+template <class Exec, class Partials, class DW>
+void rms_norm_backward_reduce(Exec const& exec, Partials const& partials, DW const& d_weight,
+                              index_t chunks) {
+  if constexpr (k_is_host<Exec>)
+    rms_norm_reduce_by_tiles(exec, partials, d_weight, chunks);
+  else
+    rms_norm_reduce_by_columns(exec, partials, d_weight, chunks);
 }
 
 template <class X, class DOut, class Rstd>
@@ -278,7 +311,8 @@ void check_rms_norm_partials(char const* name, X const& x, Partials const& parti
 /// d_out, x, d_x (N,D), rstd (N), weight, d_weight (D): both gradients are accumulated. `partials`
 /// (rms_norm_backward_chunks(N), D) in accum_t is a workspace, overwritten. d_x may alias neither x
 /// nor d_out. d_weight is summed over 32 rows at a time in row order, then over the chunks in
-/// order. Throws ShapeError when the extents do not fit.
+/// order, which devices take in a tree of 64 branches. Throws ShapeError when the extents do not
+/// fit.
 template <ExecutionSpace Exec, RowMajor<2> DOut, RowMajor<2> X, RowMajor<1> Rstd, RowMajor<1> W,
           RowMajor<2> Partials, RowMajor<2> DX, RowMajor<1> DW>
 void rms_norm_backward(Exec const& exec, DOut const& d_out, X const& x, Rstd const& rstd,

@@ -9,7 +9,8 @@ namespace {
 using namespace sdp::test;
 
 constexpr double k_eps = 1e-5;
-constexpr index_t k_shapes[][2] = {{1, 1}, {1, 7}, {3, 64}, {33, 17}, {65, 100}, {64, 32}};
+constexpr index_t k_shapes[][2] = {{1, 1},    {1, 7},   {3, 64},  {33, 17},
+                                   {65, 100}, {64, 32}, {2081, 3}};
 
 struct Reference {
   Values out, rstd;
@@ -121,6 +122,28 @@ TYPED_TEST(RmsNorm, BackwardMatchesScalarReferenceAndAccumulates) {
     rms_norm_backward_weight(Exec(), d_out, x, rstd, partials, d_w_alone);
     EXPECT_TRUE(same_bits(d_w, d_w_alone));
   }
+}
+
+TEST(RmsNormReduce, EveryChunkIsAddedOnceOnEveryPath) {
+  // Sums of small whole numbers are exact in any order.
+  for (const index_t chunks : {1, 63, 64, 65, 129, 4096, 4097})
+    for (const index_t cols : {1, 5, 600}) {
+      Values partials(static_cast<std::size_t>(chunks * cols)), expected(cols, 0.5);
+      for (index_t c = 0; c < chunks; ++c)
+        for (index_t j = 0; j < cols; ++j) {
+          partials[c * cols + j] = static_cast<double>((c * 31 + j) % 101);
+          expected[j] += partials[c * cols + j];
+        }
+      const auto partial_sums = [&] { return matrix_of<float>(chunks, cols, partials); };
+      const auto columns = vector_of<float>(Values(cols, 0.5));
+      Details::rms_norm_reduce_by_columns(Exec(), partial_sums(), columns, chunks);
+      EXPECT_TRUE(get_values(columns) == expected) << chunks;
+      if constexpr (k_is_host<Exec>) {  // a team of one
+        const auto tiles = vector_of<float>(Values(cols, 0.5));
+        Details::rms_norm_reduce_by_tiles(Exec(), partial_sums(), tiles, chunks);
+        EXPECT_TRUE(get_values(tiles) == expected) << chunks;
+      }
+    }
 }
 
 TEST(RmsNormGradient, AgreesWithFiniteDifferences) {
