@@ -10,8 +10,10 @@
 #                      is built where its packages are installed
 #   --tests FOLDER     the kernel tests of the GPU build (tests/bin of its build folder)
 #   --python PYTHON    a Python 3.11 or newer with torch
-#   --only SECTIONS    of kernels, nccl, losses, steps (comma-separated); results add up in the
+#   --only SECTIONS    of kernels, losses, steps, nccl (comma-separated); results add up in the
 #                      folder of --out, so that sections may run one by one
+#   --again            measures what is there already once more; without it a call that was
+#                      stopped goes on where it was
 #   --models NAMES     of 134M, 1B
 #   --out FOLDER       runs/gpu
 #   --result FILE      the table; benchmarks/results/gpu-DATE.md

@@ -29,36 +29,36 @@ def shards(a):
     return folder / "train.bin", folder / "val.bin", "made-up tokens that can be learnt"
 
 
-def metrics(a, binary, deck, name, overrides, launch=(), env=None):
+def metrics(a, binary, deck, name, overrides, kind="train", launch=(), env=None):
     """metrics.jsonl of a run, and nothing; or nothing, and why there was no run."""
     out = a.out / "runs" / name
     shutil.rmtree(out, ignore_errors=True)
     result = attempt([*launch, binary, "train", deck, f"run.out_dir={out}", "train.match=steps",
                       "train.eval_every=0", "checkpoint.at_end=false", *overrides],
-                     env={**os.environ, **(env or {})})
+                     a.limits[kind], env={**os.environ, **(env or {})})
     if result.returncode != 0:
         return None, first_error(result)
     with open(out / "metrics.jsonl", encoding="utf-8") as f:
         return [json.loads(line) for line in f], None
 
 
-def train(a, binary, name, overrides, launch=(), env=None):
+def train(a, binary, name, overrides, **how):
     """Losses of the quick start deck by step, or {"refused": why}."""
     training, validation, source = shards(a)
     events, refused = metrics(
         a, binary, QUICK_START, name,
         [f'data.train=["{training}"]', f'data.val=["{validation}"]', "data.tokenizer=",
-         f"train.steps={a.curve_steps}", f"train.log_every={max(1, a.curve_steps // 20)}",
-         f"schedule.warmup_steps={a.curve_steps // 20}", *overrides], launch, env)
+         f"train.steps={a.curve_steps}", "train.log_every=1",
+         f"schedule.warmup_steps={a.curve_steps // 20}", *overrides], **how)
     if refused:
         return {"refused": refused}
     return {"data": source,
-            "losses": {e["step"]: e["loss"] for e in events if e["event"] == "train"},
+            "losses": {str(e["step"]): e["loss"] for e in events if e["event"] == "train"},
             "val_loss": [e["val_loss"] for e in events if e["event"] == "eval"][-1]}
 
 
-def first_updates(a, binary, name, precision):
-    """Losses and gradient norms of three updates of a LLaMA and of a ResNet."""
+def first_updates(a, binary, model, name, precision):
+    """Losses and gradient norms of three updates of a LLaMA or of a ResNet."""
     training, validation, _ = shards(a)
     images = a.out / "data/images.bin"
     if not images.exists():
@@ -70,42 +70,47 @@ def first_updates(a, binary, name, precision):
                                      "train.micro_batch=4"]),
              "resnet18": (RESNET, [f'data.train=["{images}"]', "model.width=16",
                                    "train.global_batch=16", "train.micro_batch=16"])}
-    found = {}
-    for model, (deck, overrides) in decks.items():
-        events, refused = metrics(a, binary, deck, f"first-{model}-{name}", [*overrides, *always])
-        found[model] = {"refused": refused} if refused else {
-            key: [e[key] for e in events if e["event"] == "train"] for key in ("loss", "grad_norm")}
-    return found
+    deck, overrides = decks[model]
+    events, refused = metrics(a, binary, deck, f"first-{model}-{name}", [*overrides, *always])
+    return {"refused": refused} if refused else {
+        key: [e[key] for e in events if e["event"] == "train"] for key in ("loss", "grad_norm")}
 
 
-def nccl(a, _):
+def bench_comm(a, launch, overrides, env):
+    result = attempt([*launch, a.sdp, "bench", "comm", QUICK_START, *overrides, "--json"],
+                     a.limits["nccl"], env={**os.environ, **env})
+    return last_json(result.stdout) if result.returncode == 0 else {"refused": first_error(result)}
+
+
+def nccl(a):
     """The same run with NCCL and with MPI on four ranks that share the GPU."""
     wrapper = ["bash", "-c", 'NCCL_HOSTID="rank-$OMPI_COMM_WORLD_RANK" exec "$0" "$@"']
     launch = [os.environ.get("SDP_MPIRUN", "mpirun"), "-n", 4, *wrapper]
-    found = {"ranks": 4}
+    found = a.store.part("nccl", sdp=a.version, steps=a.curve_steps)
+    found["ranks"] = 4
     for transport in ("nccl", "mpi"):
         say(f"nccl: four ranks, system.comm = {transport} ...")
-        found[transport] = train(a, a.sdp, f"four-{transport}",
-                                 [f"system.comm={transport}", "run.precision=fp32"], launch,
-                                 NCCL_ON_ONE_GPU)
-        result = attempt([*launch, a.sdp, "bench", "comm", QUICK_START, f"system.comm={transport}",
-                          "run.precision=fp32", "--json"],
-                         env={**os.environ, **NCCL_ON_ONE_GPU})
-        found[f"{transport}_bench"] = (last_json(result.stdout) if result.returncode == 0
-                                       else {"refused": first_error(result)})
-    return found
+        overrides = [f"system.comm={transport}", "run.precision=fp32", "system.watchdog_seconds=60"]
+        a.store.once(found, transport, lambda t=transport, o=overrides: train(
+            a, a.sdp, f"four-{t}", o, kind="nccl", launch=launch, env=NCCL_ON_ONE_GPU))
+        a.store.once(found, f"{transport}_bench",
+                     lambda o=overrides: bench_comm(a, launch, o, NCCL_ON_ONE_GPU))
 
 
-def losses(a, _):
+def losses(a):
     """The quick start model, dense on one rank."""
     runs = [("cpu fp32", a.cpu_sdp, "fp32"), ("gpu fp32", a.sdp, "fp32"),
             ("gpu bf16", a.sdp, "bf16")]
-    found = {}
     for name, binary, precision in runs:
-        if binary:
-            say(f"losses: {name} ...")
-            folder = name.replace(" ", "-")
-            found[name] = train(a, binary, folder, ["sdp.regime=none", "train.micro_batch=4",
-                                                    f"run.precision={precision}"])
-            found[name]["first"] = first_updates(a, binary, folder, precision)
-    return found
+        if not binary:
+            continue
+        say(f"losses: {name} ...")
+        folder = name.replace(" ", "-")
+        found = a.store.part("losses", name, sdp=a.version if binary == a.sdp else a.cpu_version,
+                             steps=a.curve_steps)
+        overrides = ["sdp.regime=none", "train.micro_batch=4", f"run.precision={precision}"]
+        a.store.once(found, "curve", lambda b=binary, f=folder, o=overrides: train(a, b, f, o))
+        first = found.setdefault("first", {})
+        for model in ("llama", "resnet18"):
+            a.store.once(first, model, lambda b=binary, m=model, f=folder, p=precision:
+                         first_updates(a, b, m, f, p))

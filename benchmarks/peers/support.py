@@ -2,15 +2,21 @@
 """What the comparisons with PyTorch have in common: shapes, random shards, subprocesses."""
 
 import array
+import contextlib
 import json
+import os
 import pathlib
 import random
+import re
+import signal
 import subprocess
 import sys
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LLAMA_PEER = ROOT / "benchmarks/peers/pytorch_llama.py"
+TIMED_OUT = 124        # return code of what was ended for its time, as that of timeout(1)
+SECONDS_TO_LEAVE = 5   # from asking a command to end until it is ended
 
 
 def say(text):
@@ -63,10 +69,58 @@ def write_shard(path, count, vocabulary, seed, learnable=False):
         tokens.tofile(f)
 
 
-def attempt(command, **options):
-    """Runs a command from the root of the checkout, output captured."""
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT,
-                          check=False, **options)
+def members(session):
+    """Processes of a session, in whatever process groups they are."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(entry.parent.name))
+    return found
+
+
+def kill_session(leader):
+    for pid in members(leader):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end(process):
+    """Ends a command and all that it started; what they said until then. A launcher is asked first,
+    so that it can end what it started elsewhere."""
+    process.terminate()
+    for _ in range(2):
+        try:
+            return process.communicate(timeout=SECONDS_TO_LEAVE)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            kill_session(process.pid)
+    return "", ""
+
+
+def attempt(command, seconds=None, **options):
+    """Runs a command from the root of the checkout, output captured, in a session of its own. One
+    that takes longer than `seconds` is ended with all of its processes, and the result is then
+    TIMED_OUT with the reason as its only output."""
+    command = [str(part) for part in command]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, errors="replace", cwd=ROOT,
+                          start_new_session=True, **options) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            out, err = end(process)
+            last = ([line for line in (out + err).splitlines() if line.strip()] or [""])[-1]
+            reason = f"no answer within {seconds:g} s" + (f", after: {last}" if last else "")
+            return subprocess.CompletedProcess(command, TIMED_OUT, "", reason)
+        except BaseException:
+            end(process)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def first_error(result):
@@ -76,6 +130,14 @@ def first_error(result):
         if "error" in line.lower() or "not available" in line:
             return shortened(line)
     return shortened(lines[-1] if lines else f"exit code {result.returncode}")
+
+
+def no_memory(result):
+    """Whether a command failed for want of memory, on the device or, ended by the kernel, here."""
+    said = result.stderr + result.stdout
+    return result.returncode == -signal.SIGKILL or re.search(
+        "out.of.memory|bad_alloc|alloc_failed|memoryallocation|failed to allocate", said,
+        re.IGNORECASE) is not None
 
 
 def shortened(line):
