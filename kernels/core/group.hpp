@@ -71,6 +71,34 @@ KOKKOS_FORCEINLINE_FUNCTION void store_group(Group<A, N> const& group, T* to) {
   }
 }
 
+/// load_group from an address that is known to be aligned (see with_aligned_groups): without a
+/// branch, so that several of them can be under way.
+template <class A, class T, int N>
+KOKKOS_FORCEINLINE_FUNCTION Group<A, N> load_aligned_group(T const* from, FixedCount<N>) {
+  const auto packed = *reinterpret_cast<Details::Packed<T, N> const*>(from);
+  Group<A, N> group;
+  for (int i = 0; i < N; ++i) group[i] = static_cast<A>(packed.values[i]);
+  return group;
+}
+
+/// store_group to an address that is known to be aligned.
+template <class A, int N, class T>
+KOKKOS_FORCEINLINE_FUNCTION void store_aligned_group(Group<A, N> const& group, T* to) {
+  Details::Packed<T, N> packed;
+  for (int i = 0; i < N; ++i) packed.values[i] = static_cast<T>(group[i]);
+  *reinterpret_cast<Details::Packed<T, N>*>(to) = packed;
+}
+
+/// f(FixedCount of N) where matrices with rows of `cols` elements, beginning at these addresses,
+/// are made of aligned groups of N, else f(FixedCount of 1).
+template <int N, class F, class... T>
+void with_aligned_groups(index_t cols, F const& f, T const*... matrices) {
+  if constexpr (N > 1)
+    if (cols % N == 0 && (Details::is_aligned<Details::Packed<T, N>>(matrices) && ...))
+      return f(FixedCount<N>());
+  f(FixedCount<1>());
+}
+
 /// Groups of N elements and single ones that make up n.
 template <int N>
 KOKKOS_INLINE_FUNCTION index_t group_count(index_t n) {

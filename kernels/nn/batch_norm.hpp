@@ -7,7 +7,9 @@
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
 #include "kernels/core/team.hpp"
+#include "kernels/nn/batch_norm_device.hpp"
 #include "kernels/nn/channel_runs.hpp"
+#include "kernels/nn/channel_tiles.hpp"
 
 // Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) with the ReLU and the residual add that
 // follow it in a residual network. Images lie with the channel last and are given as matrices of R
@@ -16,44 +18,18 @@
 //   z = (x - mean) * rstd * weight + bias (+ residual),   out = z, or max(z, 0)
 //
 // In training mean and rstd are those of the batch, rstd from the biased variance; in inference
-// they come from the running statistics. Statistics are in accum_t of x. Sums over rows are formed
-// over 128 rows at a time in row order (gradients over 8 rows, then in double), then over these
-// chunks in order, in double. Every function throws ShapeError when extents do not fit.
+// they come from the running statistics. Statistics are in accum_t of x. Every function throws
+// ShapeError when extents do not fit.
+//
+// Order of the sums on host cores: over 128 rows at a time in row order (gradients over 8 rows,
+// then in double), then over these chunks in order, in double. On devices: over every 32nd row of a
+// tile of up to R / 1024 rows, at least 128 (gradients over 2 of them, then in double), then over
+// these 32 lanes and over the tiles in double; statistics as deviations from the first row of the
+// tile. The order depends on R alone.
 
 namespace sdp::kernels {
 
 enum class Activation { none, relu };
-
-namespace Details {
-inline constexpr index_t k_batch_norm_rows_per_chunk = 128;
-
-/// Channels that one thread works on side by side: a few vector registers on the host.
-template <class Exec>
-inline constexpr int k_channel_tile = k_is_host<Exec> ? 64 : 1;
-
-/// f(first channel, channels) for tiles of channels; the number is a constant but in the last tile.
-template <int Tile, class Team, class F>
-KOKKOS_INLINE_FUNCTION void for_channel_tiles(Team const& team, index_t channels, F const& f) {
-  row_for(team, (channels + Tile - 1) / Tile, [=](index_t t) {
-    const index_t begin = t * Tile;
-    if (Tile == 1 || begin + Tile <= channels)
-      f(begin, FixedCount<Tile>());
-    else
-      f(begin, static_cast<int>(channels - begin));
-  });
-}
-
-struct RowRange {
-  index_t begin;
-  index_t end;
-};
-
-KOKKOS_INLINE_FUNCTION RowRange batch_norm_chunk(index_t chunk, index_t rows) {
-  const index_t begin = chunk * k_batch_norm_rows_per_chunk;
-  const index_t end = begin + k_batch_norm_rows_per_chunk;
-  return {begin, end < rows ? end : rows};
-}
-}  // namespace Details
 
 /// Rows of the `partials` workspace (chunks, 2*C): a function of R alone.
 inline index_t batch_norm_chunks(index_t rows) {
@@ -81,7 +57,6 @@ void check_channel_vectors(char const* name, X const& x,
 template <class Exec, class X, class Partials>
 void batch_norm_moments(Exec const& exec, X const& x, Partials const& partials) {
   using A = value_t<Partials>;
-  constexpr int k_tile = k_channel_tile<Exec>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto channels = static_cast<index_t>(x.extent(1));
   Kokkos::parallel_for(
@@ -91,8 +66,8 @@ void batch_norm_moments(Exec const& exec, X const& x, Partials const& partials) 
         const index_t stride = channels;
         auto const* from = x.data();
         auto* to = &partials(team.league_rank(), 0);
-        for_channel_tiles<k_tile>(team, stride, [=](index_t first, auto count) {
-          A mean[k_tile], squares[k_tile];
+        for_channel_tiles(stride, [=](index_t first, auto count) {
+          A mean[k_channel_tile], squares[k_channel_tile];
           for (int j = 0; j < count; ++j) mean[j] = squares[j] = A(0);
           for (index_t row = chunk.begin; row < chunk.end; ++row) {
             auto const* x_row = from + row * stride + first;
@@ -111,6 +86,67 @@ void batch_norm_moments(Exec const& exec, X const& x, Partials const& partials) 
             to[first + j] = mean[j];
             to[stride + first + j] = squares[j];
           }
+        });
+      });
+}
+
+/// The statistics of a channel from its mean and its sum of squared deviations from it.
+template <class Mean, class Rstd, class RunningMean, class RunningVar>
+struct BatchNormUpdate {
+  double eps;
+  double momentum;
+  double rows;
+  Mean* mean;
+  Rstd* rstd;
+  RunningMean* running_mean;
+  RunningVar* running_var;
+
+  KOKKOS_FORCEINLINE_FUNCTION void operator()(index_t c, double centre, double squares) const {
+    const double biased = squares / rows;
+    const double unbiased = squares / (rows - 1.0);
+    mean[c] = static_cast<Mean>(centre);
+    rstd[c] = static_cast<Rstd>(1.0 / std::sqrt(biased + eps));
+    running_mean[c] = static_cast<RunningMean>(
+        (1.0 - momentum) * static_cast<double>(running_mean[c]) + momentum * centre);
+    running_var[c] = static_cast<RunningVar>(
+        (1.0 - momentum) * static_cast<double>(running_var[c]) + momentum * unbiased);
+  }
+};
+
+/// Moments of x on a host, then update(c, mean, sum of squared deviations) for every channel.
+template <class Exec, class X, class Partials, class Update>
+void batch_norm_statistics_chunks(char const* name, Exec const& exec, X const& x,
+                                  Partials const& partials, Update const& update) {
+  batch_norm_moments(exec, x, partials);
+  const auto rows = static_cast<index_t>(x.extent(0));
+  const auto channels = static_cast<index_t>(x.extent(1));
+  const index_t chunks = batch_norm_chunks(rows);
+  Kokkos::parallel_for(
+      name, row_policy(exec, 1), KOKKOS_LAMBDA(RowMember<Exec> const&) {
+        const index_t stride = 2 * channels;
+        const index_t count_chunks = chunks, count_rows = rows, count_channels = channels;
+        auto const* from = partials.data();
+        auto const finish = update;
+        for_channel_tiles(count_channels, [=](index_t first, auto count) {
+          double centre[k_channel_tile], squares[k_channel_tile];
+          for (int j = 0; j < count; ++j) centre[j] = squares[j] = 0.0;
+          for (index_t i = 0; i < count_chunks; ++i) {
+            const auto chunk = batch_norm_chunk(i, count_rows);
+            const double weight = static_cast<double>(chunk.end - chunk.begin);
+            auto const* part = from + i * stride + first;
+            for (int j = 0; j < count; ++j) centre[j] += weight * static_cast<double>(part[j]);
+          }
+          for (int j = 0; j < count; ++j) centre[j] /= static_cast<double>(count_rows);
+          for (index_t i = 0; i < count_chunks; ++i) {
+            const auto chunk = batch_norm_chunk(i, count_rows);
+            const double weight = static_cast<double>(chunk.end - chunk.begin);
+            auto const* part = from + i * stride + first;
+            for (int j = 0; j < count; ++j) {
+              const double shift = static_cast<double>(part[j]) - centre[j];
+              squares[j] += static_cast<double>(part[count_channels + j]) + weight * shift * shift;
+            }
+          }
+          for (int j = 0; j < count; ++j) finish(first + j, centre[j], squares[j]);
         });
       });
 }
@@ -138,51 +174,17 @@ void batch_norm_statistics(Exec const& exec, X const& x, double eps, double mome
                                  std::pair{"running_var", running_var});
   const auto channels = static_cast<index_t>(x.extent(1));
   if (channels == 0) return;
-  Details::batch_norm_moments(exec, x, partials);
-  const index_t chunks = batch_norm_chunks(rows);
-  Kokkos::parallel_for(
-      k_name, row_policy(exec, 1), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
-        constexpr int k_tile = Details::k_channel_tile<Exec>;
-        const index_t stride = 2 * channels;
-        const index_t count_chunks = chunks, count_rows = rows, count_channels = channels;
-        const double epsilon = eps, share = momentum;
-        auto const* from = partials.data();
-        auto* to_mean = mean.data();
-        auto* to_rstd = rstd.data();
-        auto* to_running_mean = running_mean.data();
-        auto* to_running_var = running_var.data();
-        Details::for_channel_tiles<k_tile>(team, count_channels, [=](index_t first, auto count) {
-          double centre[k_tile], squares[k_tile];
-          for (int j = 0; j < count; ++j) centre[j] = squares[j] = 0.0;
-          for (index_t i = 0; i < count_chunks; ++i) {
-            const auto chunk = Details::batch_norm_chunk(i, count_rows);
-            const double weight = static_cast<double>(chunk.end - chunk.begin);
-            auto const* part = from + i * stride + first;
-            for (int j = 0; j < count; ++j) centre[j] += weight * static_cast<double>(part[j]);
-          }
-          for (int j = 0; j < count; ++j) centre[j] /= static_cast<double>(count_rows);
-          for (index_t i = 0; i < count_chunks; ++i) {
-            const auto chunk = Details::batch_norm_chunk(i, count_rows);
-            const double weight = static_cast<double>(chunk.end - chunk.begin);
-            auto const* part = from + i * stride + first;
-            for (int j = 0; j < count; ++j) {
-              const double shift = static_cast<double>(part[j]) - centre[j];
-              squares[j] += static_cast<double>(part[count_channels + j]) + weight * shift * shift;
-            }
-          }
-          for (int j = 0; j < count; ++j) {
-            const index_t c = first + j;
-            const double biased = squares[j] / static_cast<double>(count_rows);
-            const double unbiased = squares[j] / static_cast<double>(count_rows - 1);
-            to_mean[c] = static_cast<value_t<Mean>>(centre[j]);
-            to_rstd[c] = static_cast<value_t<Rstd>>(1.0 / std::sqrt(biased + epsilon));
-            to_running_mean[c] = static_cast<value_t<RunningMean>>(
-                (1.0 - share) * static_cast<double>(to_running_mean[c]) + share * centre[j]);
-            to_running_var[c] = static_cast<value_t<RunningVar>>(
-                (1.0 - share) * static_cast<double>(to_running_var[c]) + share * unbiased);
-          }
-        });
-      });
+  const Details::BatchNormUpdate update{eps,
+                                        momentum,
+                                        static_cast<double>(rows),
+                                        mean.data(),
+                                        rstd.data(),
+                                        running_mean.data(),
+                                        running_var.data()};
+  if constexpr (k_is_host<Exec>)
+    Details::batch_norm_statistics_chunks(k_name, exec, x, partials, update);
+  else
+    Details::batch_norm_statistics_tiles(k_name, exec, x, partials, update);
 }
 
 /// rstd = 1 / sqrt(running_var + eps), for inference. running_var, rstd (C); rstd is overwritten.
@@ -201,15 +203,13 @@ void batch_norm_inference_rstd(Exec const& exec, RunningVar const& running_var, 
 namespace Details {
 template <bool Add, bool Relu, class Exec, class X, class Mean, class Rstd, class W, class B,
           class Residual, class Out>
-void batch_norm_apply(char const* name, Exec const& exec, X const& x, Mean const& mean,
-                      Rstd const& rstd, W const& weight, B const& bias, Residual const& residual,
-                      Out const& out) {
+void batch_norm_apply_chunks(char const* name, Exec const& exec, X const& x, Mean const& mean,
+                             Rstd const& rstd, W const& weight, B const& bias,
+                             Residual const& residual, Out const& out) {
   using T = value_t<Out>;
   using A = accum_t<T>;
-  constexpr int k_tile = k_channel_tile<Exec>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto channels = static_cast<index_t>(x.extent(1));
-  if (channels == 0) return;
   Kokkos::parallel_for(
       name, row_policy(exec, batch_norm_chunks(rows)), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const auto chunk = batch_norm_chunk(team.league_rank(), rows);
@@ -221,8 +221,8 @@ void batch_norm_apply(char const* name, Exec const& exec, X const& x, Mean const
         auto const* weights = weight.data();
         auto const* biases = bias.data();
         auto* to = out.data();
-        for_channel_tiles<k_tile>(team, stride, [=](index_t first, auto count) {
-          A centre[k_tile], scale[k_tile], shift[k_tile];
+        for_channel_tiles(stride, [=](index_t first, auto count) {
+          A centre[k_channel_tile], scale[k_channel_tile], shift[k_channel_tile];
           for (int j = 0; j < count; ++j) {
             centre[j] = static_cast<A>(means[first + j]);
             scale[j] = static_cast<A>(rstds[first + j]) * static_cast<A>(weights[first + j]);
@@ -245,6 +245,23 @@ void batch_norm_apply(char const* name, Exec const& exec, X const& x, Mean const
       });
 }
 
+template <bool Add, bool Relu, class Exec, class X, class Mean, class Rstd, class W, class B,
+          class Residual, class Out>
+void batch_norm_apply(char const* name, Exec const& exec, X const& x, Mean const& mean,
+                      Rstd const& rstd, W const& weight, B const& bias, Residual const& residual,
+                      Out const& out) {
+  if constexpr (k_is_host<Exec>)
+    batch_norm_apply_chunks<Add, Relu>(name, exec, x, mean, rstd, weight, bias, residual, out);
+  else
+    with_aligned_groups<k_group<Exec, value_t<Out>>>(
+        static_cast<index_t>(x.extent(1)),
+        [&](auto count) {
+          batch_norm_apply_tiles<Add, Relu>(count, name, exec, x, mean, rstd, weight, bias,
+                                            residual, out);
+        },
+        x.data(), residual.data(), out.data());
+}
+
 template <bool Add, class Exec, class X, class Mean, class Rstd, class W, class B, class Residual,
           class Out>
 void batch_norm_apply(char const* name, Exec const& exec, Activation activation, X const& x,
@@ -253,6 +270,7 @@ void batch_norm_apply(char const* name, Exec const& exec, Activation activation,
   require_same_shape(name, "x", x, "out", out);
   check_channel_vectors(name, x, std::pair{"mean", mean}, std::pair{"rstd", rstd},
                         std::pair{"weight", weight}, std::pair{"bias", bias});
+  if (x.size() == 0) return;
   if (activation == Activation::relu)
     batch_norm_apply<Add, true>(name, exec, x, mean, rstd, weight, bias, residual, out);
   else

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/nn/batch_norm.hpp"
+#include "kernels/nn/batch_norm_backward_device.hpp"
 
 namespace sdp::kernels {
 
@@ -18,7 +19,6 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
                                   Mean const& mean, Partials const& partials) {
   using T = value_t<DOut>;
   using A = value_t<Partials>;
-  constexpr int k_tile = k_channel_tile<Exec>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto channels = static_cast<index_t>(x.extent(1));
   Kokkos::parallel_for(
@@ -31,9 +31,9 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
         auto const* means = mean.data();
         auto* gradient = d_out.data();
         auto* to = &partials(team.league_rank(), 0);
-        for_channel_tiles<k_tile>(team, stride, [=](index_t first, auto count) {
-          A centre[k_tile];
-          double sum[k_tile], product[k_tile];
+        for_channel_tiles(stride, [=](index_t first, auto count) {
+          A centre[k_channel_tile];
+          double sum[k_channel_tile], product[k_channel_tile];
           for (int j = 0; j < count; ++j) {
             centre[j] = static_cast<A>(means[first + j]);
             sum[j] = product[j] = 0.0;
@@ -42,7 +42,7 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
             const index_t rest = chunk.end - begin;
             const index_t end =
                 begin + (rest < k_batch_norm_rows_per_sum ? rest : k_batch_norm_rows_per_sum);
-            A few[k_tile], few_products[k_tile];
+            A few[k_channel_tile], few_products[k_channel_tile];
             for (int j = 0; j < count; ++j) few[j] = few_products[j] = A(0);
             for (index_t row = begin; row < end; ++row) {
               const index_t at = row * stride + first;
@@ -80,14 +80,13 @@ void batch_norm_backward_sums(Exec const& exec, Partials const& partials, Rstd c
   const auto channels = static_cast<index_t>(rstd.extent(0));
   Kokkos::parallel_for(
       "sdp::kernels::batch_norm_backward_sums", row_policy(exec, 1),
-      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
-        constexpr int k_tile = k_channel_tile<Exec>;
+      KOKKOS_LAMBDA(RowMember<Exec> const&) {
         const index_t count_chunks = chunks, count_channels = channels;
         auto const* from = partials.data();
         auto const* rstds = rstd.data();
         auto* to = sums.data();
-        for_channel_tiles<k_tile>(team, 2 * count_channels, [=](index_t first, auto count) {
-          double sum[k_tile];
+        for_channel_tiles(2 * count_channels, [=](index_t first, auto count) {
+          double sum[k_channel_tile];
           for (int j = 0; j < count; ++j) sum[j] = 0.0;
           for (index_t i = 0; i < count_chunks; ++i) {
             auto const* part = from + i * 2 * count_channels + first;
@@ -105,11 +104,11 @@ void batch_norm_backward_sums(Exec const& exec, Partials const& partials, Rstd c
 
 /// d_x = weight * rstd * (d - mean(d) - xhat * mean(d * xhat)) + beta * d_x, d the gradient of z.
 template <class Exec, class DOut, class X, class Mean, class Rstd, class W, class Sums, class DX>
-void batch_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, Mean const& mean,
-                               Rstd const& rstd, W const& weight, Sums const& sums, DX const& d_x) {
+void batch_norm_backward_input_chunks(Exec const& exec, DOut const& d_out, X const& x,
+                                      Mean const& mean, Rstd const& rstd, W const& weight,
+                                      Sums const& sums, DX const& d_x) {
   using T = value_t<DX>;
   using A = accum_t<T>;
-  constexpr int k_tile = k_channel_tile<Exec>;
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto channels = static_cast<index_t>(x.extent(1));
   Kokkos::parallel_for(
@@ -126,8 +125,9 @@ void batch_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, 
         auto const* d_bias = sums.data();
         auto const* d_weight = sums.data() + stride;
         auto* to = d_x.data();
-        for_channel_tiles<k_tile>(team, stride, [=](index_t first, auto count) {
-          A centre[k_tile], scale[k_tile], slope[k_tile], offset[k_tile];
+        for_channel_tiles(stride, [=](index_t first, auto count) {
+          A centre[k_channel_tile], scale[k_channel_tile], slope[k_channel_tile],
+              offset[k_channel_tile];
           for (int j = 0; j < count; ++j) {
             const index_t c = first + j;
             const A deviation = static_cast<A>(rstds[c]);
@@ -150,6 +150,34 @@ void batch_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, 
           }
         });
       });
+}
+
+template <class Exec, class DOut, class X, class Mean, class Rstd, class W, class Sums, class DX>
+void batch_norm_backward_input(Exec const& exec, DOut const& d_out, X const& x, Mean const& mean,
+                               Rstd const& rstd, W const& weight, Sums const& sums, DX const& d_x) {
+  if constexpr (k_is_host<Exec>)
+    batch_norm_backward_input_chunks(exec, d_out, x, mean, rstd, weight, sums, d_x);
+  else
+    with_aligned_groups<k_group<Exec, value_t<DX>>>(
+        static_cast<index_t>(x.extent(1)),
+        [&](auto count) {
+          batch_norm_backward_input_tiles(count, exec, d_out, x, mean, rstd, weight, sums, d_x);
+        },
+        d_out.data(), x.data(), d_x.data());
+}
+
+/// Both sums over all rows.
+template <bool Relu, class Exec, class DOut, class Out, class X, class Mean, class Rstd,
+          class Partials, class Sums>
+void batch_norm_backward_reduce(Exec const& exec, DOut const& d_out, Out const& out, X const& x,
+                                Mean const& mean, Rstd const& rstd, Partials const& partials,
+                                Sums const& sums) {
+  if constexpr (k_is_host<Exec>) {
+    batch_norm_backward_partials<Relu>(exec, d_out, out, x, mean, partials);
+    batch_norm_backward_sums(exec, partials, rstd, sums);
+  } else {
+    batch_norm_backward_sums_tiles<Relu>(exec, d_out, out, x, mean, rstd, partials, sums);
+  }
 }
 
 /// to(run) += from(run) for every run, or all channels.
@@ -206,10 +234,9 @@ void batch_norm_backward(Exec const& exec, Activation activation, DOut const& d_
     Details::check_channel_vectors(k_name, x, std::pair{"d_weight", d_weight});
   if (x.extent(0) == 0 || x.extent(1) == 0) return;
   if (activation == Activation::relu)
-    Details::batch_norm_backward_partials<true>(exec, d_out, out, x, mean, partials);
+    Details::batch_norm_backward_reduce<true>(exec, d_out, out, x, mean, rstd, partials, sums);
   else
-    Details::batch_norm_backward_partials<false>(exec, d_out, out, x, mean, partials);
-  Details::batch_norm_backward_sums(exec, partials, rstd, sums);
+    Details::batch_norm_backward_reduce<false>(exec, d_out, out, x, mean, rstd, partials, sums);
   Details::batch_norm_backward_input(exec, d_out, x, mean, rstd, weight, sums, d_x);
   Details::accumulate_channels(exec, channels, sums, 0, d_bias);
   Details::accumulate_channels(exec, channels, sums, 1, d_weight);

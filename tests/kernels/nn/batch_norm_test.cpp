@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/nn/batch_norm_backward.hpp"
 
+#include <array>
+#include <vector>
+
 #include "tests/support/kernel_views.hpp"
 
 namespace sdp::kernels {
@@ -9,7 +12,8 @@ namespace {
 using namespace sdp::test;
 
 constexpr double k_eps = 1e-5;
-constexpr index_t k_shapes[][2] = {{2, 1}, {3, 7}, {129, 64}, {257, 65}, {1000, 3}, {128, 130}};
+constexpr index_t k_shapes[][2] = {{2, 1},     {3, 7},  {129, 64}, {257, 65}, {1000, 3},
+                                   {128, 130}, {31, 8}, {33, 24},  {383, 72}, {5, 136}};
 
 struct Reference {
   Values mean, variance, rstd;
@@ -146,6 +150,108 @@ TYPED_TEST(BatchNorm, BackwardMatchesScalarReferenceAndAccumulates) {
       expect_close(get_values(d_weight), expected_w, tolerance, 2.0, "d_weight");
       expect_close(get_values(d_bias), expected_b, tolerance, 1.0, "d_bias");
     }
+}
+
+TEST(BatchNormAccuracy, StatisticsDoNotSufferFromRowsThatAreFarOff) {
+  using T = float;
+  const index_t rows = 300, cols = 24;
+  auto values = noise(rows * cols, 1, 28.0, 30.0);
+  for (const index_t row : {0, 1, 33, 128, 299})
+    for (index_t c = 0; c < cols; ++c) values[row * cols + c] = c % 2 ? 1e4 : 0.0;
+  for (index_t row = 0; row < rows; ++row) values[row * cols + 5] = 0.1;  // no variance at all
+  const auto x = matrix_of<T>(rows, cols, values);
+  const auto mean = nan_vector<T>(cols), rstd = nan_vector<T>(cols);
+  batch_norm_statistics(Exec(), x, k_eps, 0.1, nan_matrix<T>(batch_norm_chunks(rows), 2 * cols),
+                        mean, rstd, vector_of<T>(Values(cols, 0.0)),
+                        vector_of<T>(Values(cols, 0.0)));
+  const auto expected = statistics(get_values(x), rows, cols);
+  expect_close(get_values(mean), expected.mean, 32 * epsilon<T>(), 0.0, "mean");
+  expect_close(get_values(rstd), expected.rstd, 256 * epsilon<T>(), 0.0, "rstd");
+}
+
+TEST(BatchNormAccuracy, SumsOfManyRowsAreExactToAFewRoundings) {
+  using T = float;
+  const index_t rows = 131072 + 421, cols = 4;
+  const auto x = matrix_of<T>(rows, cols, noise(rows * cols, 1, 2.0, 4.0));
+  const auto d_out = matrix_of<T>(rows, cols, noise(rows * cols, 2));
+  const auto partials = nan_matrix<T>(batch_norm_chunks(rows), 2 * cols);
+  const auto mean = nan_vector<T>(cols), rstd = nan_vector<T>(cols);
+  batch_norm_statistics(Exec(), x, k_eps, 0.1, partials, mean, rstd,
+                        vector_of<T>(Values(cols, 0.0)), vector_of<T>(Values(cols, 0.0)));
+  const auto xs = get_values(x), ds = get_values(d_out);
+  const auto expected = statistics(xs, rows, cols);
+  expect_close(get_values(mean), expected.mean, 4 * epsilon<T>(), 0.0, "mean");
+  expect_close(get_values(rstd), expected.rstd, 64 * epsilon<T>(), 0.0, "rstd");
+  const auto centre = get_values(mean), scale = get_values(rstd);
+  Values sum(cols, 0.0), product(cols, 0.0);
+  for (std::size_t i = 0; i < ds.size(); ++i) {
+    const std::size_t c = i % cols;
+    sum[c] += ds[i];
+    product[c] += ds[i] * (xs[i] - centre[c]) * scale[c];
+  }
+  const auto d_weight = vector_of<T>(Values(cols, 0.0)), d_bias = vector_of<T>(Values(cols, 0.0));
+  batch_norm_backward(Exec(), Activation::none, d_out, d_out, x, mean, rstd,
+                      vector_of<T>(Values(cols, 1.0)), AllChannels{}, partials,
+                      nan_matrix<T>(2, cols), nan_matrix<T>(rows, cols), d_weight, d_bias);
+  const double random_walk = std::sqrt(static_cast<double>(rows));
+  expect_close(get_values(d_bias), sum, 4 * epsilon<T>(), random_walk, "d_bias");
+  expect_close(get_values(d_weight), product, 4 * epsilon<T>(), random_walk, "d_weight");
+}
+
+template <class T>
+using RowsOf = Kokkos::View<T**, Kokkos::LayoutRight, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+
+/// Everything that batch norm computes, from matrices that begin `offset` elements into buffers.
+template <class T>
+std::vector<Values> all_outputs(index_t rows, index_t cols, index_t offset) {
+  using A = accum_t<T>;
+  std::vector<Vector<T>> buffers;
+  const auto matrix = [&](std::uint64_t salt) {
+    auto values = noise(offset, 50);
+    const auto rest = noise(rows * cols, salt);
+    values.insert(values.end(), rest.begin(), rest.end());
+    buffers.push_back(vector_of<T>(values));
+    return RowsOf<T>(buffers.back().data() + offset, rows, cols);
+  };
+  const auto x = matrix(1), residual = matrix(2), out = matrix(3), sum = matrix(4), d = matrix(5),
+             d_x = matrix(6);
+  const auto partials = nan_matrix<A>(batch_norm_chunks(rows), 2 * cols);
+  const auto mean = nan_vector<A>(cols), rstd = nan_vector<A>(cols);
+  const auto running_mean = vector_of<A>(noise(cols, 7)),
+             running_var = vector_of<A>(noise(cols, 8));
+  const auto weight = vector_of<A>(noise(cols, 9)), bias = vector_of<A>(noise(cols, 10));
+  const auto d_weight = vector_of<A>(noise(cols, 11)), d_bias = vector_of<A>(noise(cols, 12));
+  batch_norm_statistics(Exec(), x, k_eps, 0.1, partials, mean, rstd, running_mean, running_var);
+  batch_norm_forward(Exec(), Activation::none, x, mean, rstd, weight, bias, out);
+  batch_norm_add_forward(Exec(), Activation::relu, x, mean, rstd, weight, bias, residual, sum);
+  batch_norm_backward(Exec(), Activation::relu, d, sum, x, mean, rstd, weight, AllChannels{},
+                      partials, nan_matrix<A>(2, cols), d_x, d_weight, d_bias);
+  std::vector<Values> outputs;
+  for (auto const& vector : {mean, rstd, running_mean, running_var, d_weight, d_bias})
+    outputs.push_back(get_values(vector));
+  for (auto const& buffer : buffers) {
+    auto values = get_values(buffer);
+    EXPECT_EQ(Values(values.begin(), values.begin() + offset),
+              get_values(vector_of<T>(noise(offset, 50))));
+    outputs.emplace_back(values.begin() + offset, values.end());
+  }
+  return outputs;
+}
+
+template <class T>
+class BatchNormBits : public ::testing::Test {};
+using StorageTypes = ::testing::Types<float, double, bf16>;
+TYPED_TEST_SUITE(BatchNormBits, StorageTypes);
+
+TYPED_TEST(BatchNormBits, AreTheSameAgainAndFromAnyAddress) {
+  using T = TypeParam;
+  constexpr index_t k_group_of_16_bytes = 16 / sizeof(T);
+  for (auto const& [rows, groups] : {std::array<index_t, 2>{300, 9}, {131, 1}, {2, 3}}) {
+    const index_t cols = groups * k_group_of_16_bytes;
+    const auto once = all_outputs<T>(rows, cols, 0);
+    EXPECT_EQ(all_outputs<T>(rows, cols, 0), once) << rows << " x " << cols;
+    EXPECT_EQ(all_outputs<T>(rows, cols, 1), once) << rows << " x " << cols;
+  }
 }
 
 TEST(BatchNormGradient, OfSomeChannelsIsThatPartOfTheWholeAndDxIsTheSame) {
