@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 #include "kernels/update/blocks.hpp"
 
 namespace sdp::kernels {
@@ -24,9 +24,7 @@ template <bool Mixed, bool First, bool Nesterov, class Exec, class Blocks, class
 void sgd_momentum(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale const& grad_scale,
                   Skip const& skip, Grad const& grad, Moment const& momentum, Master const& master,
                   Weight const& weight) {
-  using W = value_t<Weight>;
   using P = value_t<Master>;
-  using M = value_t<Moment>;
   using A = accum_t<P>;
   const double lr = s.lr;
   const A mu = static_cast<A>(s.momentum);
@@ -43,15 +41,20 @@ void sgd_momentum(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scal
         auto* buffer = momentum.data() + block.moment;
         auto* p = master.data() + (Mixed ? block.moment : block.weight);
         auto* w = weight.data() + block.weight;
-        row_for(team, block.count, [=](index_t i) {
-          const A old = static_cast<A>(p[i]);
-          const A g = static_cast<A>(g_in[i]) * scale + decay * old;
-          A b = g;
-          if constexpr (!First) b += coefficient * static_cast<A>(buffer[i]);
-          buffer[i] = static_cast<M>(b);
-          const A p_new = old - rate * (Nesterov ? g + coefficient * b : b);
-          p[i] = static_cast<P>(p_new);
-          if constexpr (Mixed) w[i] = static_cast<W>(p_new);
+        group_for<k_group<Exec, P>>(team, block.count, [=](index_t begin, auto count) {
+          constexpr int k_values = decltype(count)();
+          const auto gradient = load_group<A>(g_in + begin, count);
+          auto value = load_group<A>(p + begin, count);
+          Group<A, k_values> moment{};
+          if constexpr (!First) moment = load_group<A>(buffer + begin, count);
+          for (int j = 0; j < count; ++j) {
+            const A g = gradient[j] * scale + decay * value[j];
+            moment[j] = First ? g : g + coefficient * moment[j];
+            value[j] -= rate * (Nesterov ? g + coefficient * moment[j] : moment[j]);
+          }
+          store_group(moment, buffer + begin);
+          store_group(value, p + begin);
+          if constexpr (Mixed) store_group(value, w + begin);
         });
       });
 }
@@ -60,7 +63,6 @@ template <bool Mixed, class Exec, class Blocks, class Scale, class Skip, class G
           class Weight>
 void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale const& grad_scale,
                Skip const& skip, Grad const& grad, Master const& master, Weight const& weight) {
-  using W = value_t<Weight>;
   using P = value_t<Master>;
   using A = accum_t<P>;
   const double lr = s.lr;
@@ -75,11 +77,13 @@ void sgd_plain(Exec const& exec, Blocks const& blocks, SgdStep const& s, Scale c
         auto const* g_in = grad.data() + block.gradient;
         auto* p = master.data() + (Mixed ? block.moment : block.weight);
         auto* w = weight.data() + block.weight;
-        row_for(team, block.count, [=](index_t i) {
-          const A old = static_cast<A>(p[i]);
-          const A p_new = old - rate * (static_cast<A>(g_in[i]) * scale + decay * old);
-          p[i] = static_cast<P>(p_new);
-          if constexpr (Mixed) w[i] = static_cast<W>(p_new);
+        group_for<k_group<Exec, P>>(team, block.count, [=](index_t begin, auto count) {
+          const auto gradient = load_group<A>(g_in + begin, count);
+          auto value = load_group<A>(p + begin, count);
+          for (int j = 0; j < count; ++j)
+            value[j] -= rate * (gradient[j] * scale + decay * value[j]);
+          store_group(value, p + begin);
+          if constexpr (Mixed) store_group(value, w + begin);
         });
       });
 }
