@@ -28,8 +28,9 @@ void bias_forward(Exec const& exec, Bias const& bias, Out const& out) {
       });
 }
 
-/// d_bias += sum over the rows of d_out, in row order. d_out (N,O), d_bias (O). One work item per
-/// column: meant for the few columns of a classifier.
+/// d_bias += sum over the rows of d_out, in row order on host cores; on devices in an order that
+/// depends on N alone. d_out (N,O), d_bias (O). A team per column: meant for the few columns of a
+/// classifier.
 template <ExecutionSpace Exec, RowMajor<2> DOut, RowMajor<1> DBias>
 void bias_backward(Exec const& exec, DOut const& d_out, DBias const& d_bias) {
   constexpr char const* k_name = "sdp::kernels::bias_backward";
@@ -39,10 +40,16 @@ void bias_backward(Exec const& exec, DOut const& d_out, DBias const& d_bias) {
   const auto cols = static_cast<index_t>(d_out.extent(1));
   require_extent(k_name, "d_bias", d_bias, 0, cols);
   Kokkos::parallel_for(
-      k_name, element_policy(exec, cols), KOKKOS_LAMBDA(index_t j) {
+      k_name, row_policy(exec, cols), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t count = rows, stride = cols, j = team.league_rank();
+        auto const* column = d_out.data() + j;
         A sum = A(0);
-        for (index_t n = 0; n < rows; ++n) sum += static_cast<A>(d_out(n, j));
-        d_bias(j) = static_cast<T>(static_cast<A>(d_bias(j)) + sum);
+        if constexpr (k_is_host<Exec>)
+          for (index_t n = 0; n < count; ++n) sum += static_cast<A>(column[n * stride]);
+        else
+          sum = row_sum<A>(team, count,
+                           [=](index_t n) { return static_cast<A>(column[n * stride]); });
+        if (team.team_rank() == 0) d_bias(j) = static_cast<T>(static_cast<A>(d_bias(j)) + sum);
       });
 }
 

@@ -34,15 +34,21 @@ void normalize_images(Exec const& exec, Bytes const& bytes, Constant const& mean
   require_extent(k_name, "mean", mean, 0, channels);
   require_extent(k_name, "deviation", deviation, 0, channels);
   const index_t plane = height * width;
-  auto const* from = bytes.data();
-  auto* to = out.data();
   Kokkos::parallel_for(
-      k_name, element_policy(exec, static_cast<index_t>(out.size())), KOKKOS_LAMBDA(index_t i) {
-        const index_t c = i % channels;
-        const index_t pixel = i / channels;
-        const index_t image = pixel / plane;
-        const A byte = static_cast<A>(from[(image * channels + c) * plane + pixel % plane]);
-        to[i] = static_cast<T>((byte / A(255) - mean(c)) / deviation(c));
+      k_name, row_policy(exec, static_cast<index_t>(bytes.extent(0))),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+        const index_t image = team.league_rank() * channels * plane;
+        auto const* from = bytes.data() + image;
+        auto* to = out.data() + image;
+        auto const* means = mean.data();
+        auto const* deviations = deviation.data();
+        const index_t count = channels, stride = plane;
+        row_for(team, plane, [=](index_t pixel) {
+          for (index_t c = 0; c < count; ++c) {
+            const A byte = static_cast<A>(from[c * stride + pixel]);
+            to[pixel * count + c] = static_cast<T>((byte / A(255) - means[c]) / deviations[c]);
+          }
+        });
       });
 }
 

@@ -3,7 +3,7 @@
 
 #include "kernels/core/checks.hpp"
 #include "kernels/core/concepts.hpp"
-#include "kernels/core/team.hpp"
+#include "kernels/core/group.hpp"
 
 // Global average pooling of images (N,H,W,C), channel last. Each throws ShapeError when the extents
 // do not fit or an image has no pixel.
@@ -41,10 +41,15 @@ void average_pool_forward(Exec const& exec, X const& x, Out const& out) {
         auto* to = out.data() + image * channels;
         const index_t count = pixels, stride = channels;
         const A factor = share;
-        row_for(team, channels, [=](index_t c) {
-          A sum = A(0);
-          for (index_t i = 0; i < count; ++i) sum += static_cast<A>(from[i * stride + c]);
-          to[c] = static_cast<T>(sum * factor);
+        group_for<k_group<Exec, T>>(team, channels, [=](index_t c, auto group) {
+          constexpr int k_values = decltype(group)();
+          Group<A, k_values> sum{};
+          for (index_t i = 0; i < count; ++i) {
+            const auto values = load_group<A>(from + i * stride + c, group);
+            for (int j = 0; j < group; ++j) sum[j] += values[j];
+          }
+          for (int j = 0; j < group; ++j) sum[j] *= factor;
+          store_group(sum, to + c);
         });
       });
 }
@@ -67,8 +72,11 @@ void average_pool_backward(Exec const& exec, DOut const& d_out, DX const& d_x) {
         auto const* from = d_out.data() + pixel / pixels * channels;
         auto* to = d_x.data() + pixel * channels;
         const A factor = share;
-        row_for(team, channels,
-                [=](index_t c) { to[c] = static_cast<T>(static_cast<A>(from[c]) * factor); });
+        group_for<k_group<Exec, T>>(team, channels, [=](index_t c, auto group) {
+          auto values = load_group<A>(from + c, group);
+          for (int j = 0; j < group; ++j) values[j] *= factor;
+          store_group(values, to + c);
+        });
       });
 }
 
