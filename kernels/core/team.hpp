@@ -12,8 +12,8 @@ namespace sdp::kernels {
 // Rows are worked on by teams. On a host backend a team is one thread whose inner loops the
 // compiler turns into vector instructions; on a device it is a block whose threads share the
 // columns. The helpers below hide that difference and fix the order of every reduction: sums depend
-// on the row's length alone (on a device also on the block size, which is the same for every
-// launch).
+// on the row's length alone (on a device also on the team's size, which follows from that length
+// or is fixed).
 
 /// Whether an execution space computes on the cores of the host.
 template <ExecutionSpace Exec>
@@ -50,11 +50,21 @@ using RowPolicy = Kokkos::TeamPolicy<Exec, Kokkos::IndexType<int>>;
 template <ExecutionSpace Exec>
 using RowMember = typename RowPolicy<Exec>::member_type;
 
-/// One team per row (or tile, or block); at most 2^31 - 1 of them.
+/// The most threads of a device's team of a row.
+inline constexpr index_t k_row_team = 256;
+
+/// Threads of a device's team for a row of `items` pieces of work: in steps of a warp, so that few
+/// idle.
+inline int row_team_size(index_t items) {
+  constexpr index_t k_warp = 32;
+  return static_cast<int>(std::clamp((items + k_warp - 1) / k_warp * k_warp, k_warp, k_row_team));
+}
+
+/// One team per row (or tile, or block) of `items` pieces of work, which its threads share; at most
+/// 2^31 - 1 rows.
 template <ExecutionSpace Exec>
-RowPolicy<Exec> row_policy(Exec const& exec, index_t rows) {
-  constexpr int k_device_team = 256;
-  return RowPolicy<Exec>(exec, static_cast<int>(rows), team_size(exec, k_device_team));
+RowPolicy<Exec> row_policy(Exec const& exec, index_t rows, index_t items = k_row_team) {
+  return RowPolicy<Exec>(exec, static_cast<int>(rows), team_size(exec, row_team_size(items)));
 }
 
 /// One work item per element.

@@ -101,7 +101,8 @@ void embedding_partials(Exec const& exec, Tokens const& tokens, DOut const& d_ou
   const auto cols = static_cast<index_t>(d_out.extent(1));
   const auto stride = static_cast<index_t>(d_out.stride(0));
   Kokkos::parallel_for(
-      "sdp::kernels::embedding_partials", row_policy(exec, embedding_chunks(count)),
+      "sdp::kernels::embedding_partials",
+      row_policy(exec, embedding_chunks(count), group_count<k_count>(cols)),
       KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const index_t chunk = team.league_rank();
         const index_t begin = chunk * k_embedding_chunk;
@@ -138,7 +139,7 @@ void embedding_backward_by_runs(Exec const& exec, Tokens const& tokens, DOut con
   embedding_order(exec, tokens, vocabulary, order);
   embedding_partials(exec, tokens, d_out, vocabulary, order, partials);
   Kokkos::parallel_for(
-      "sdp::kernels::embedding_backward", row_policy(exec, count),
+      "sdp::kernels::embedding_backward", row_policy(exec, count, group_count<k_count>(cols)),
       KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const index_t begin = team.league_rank();
         std::int32_t const* const places = order.data();
@@ -187,7 +188,8 @@ void embedding_forward(Exec const& exec, Tokens const& tokens, W const& weight, 
   const T nan = static_cast<T>(std::numeric_limits<A>::quiet_NaN());
   if (rows == 0 || cols == 0) return;
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_group<Exec, T>>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int n = team.league_rank();
         const index_t token = tokens(n);
         auto* to = &out(n, 0);

@@ -51,7 +51,8 @@ void rms_norm_forward(Exec const& exec, X const& x, W const& weight, double eps,
   require_extent(k_name, "rstd", rstd, 0, rows);
   if (rows == 0 || cols == 0) return;
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_count>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int row = team.league_rank();
         auto const* x_row = &x(row, 0);
         auto const* w = &weight(0);
@@ -91,7 +92,8 @@ void add_rms_norm_forward(Exec const& exec, X const& x, Branch const& branch, W 
   require_extent(k_name, "rstd", rstd, 0, rows);
   if (rows == 0 || cols == 0) return;
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_count>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int row = team.league_rank();
         auto const* x_row = &x(row, 0);
         auto const* branch_row = &branch(row, 0);
@@ -133,7 +135,8 @@ void rms_norm_apply(Exec const& exec, X const& x, Rstd const& rstd, W const& wei
   require_extent(k_name, "rstd", rstd, 0, rows);
   if (rows == 0 || cols == 0) return;
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_count>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int row = team.league_rank();
         auto const* x_row = &x(row, 0);
         auto const* w = &weight(0);
@@ -162,7 +165,7 @@ void rms_norm_backward_rows(char const* name, Exec const& exec, DOut const& d_ou
   const auto rows = static_cast<index_t>(x.extent(0));
   const auto cols = static_cast<index_t>(x.extent(1));
   Kokkos::parallel_for(
-      name, row_policy(exec, rms_norm_backward_chunks(rows)),
+      name, row_policy(exec, rms_norm_backward_chunks(rows), group_count<k_count>(cols)),
       KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int chunk = team.league_rank();
         const index_t begin = chunk * k_rms_norm_rows_per_chunk;

@@ -66,7 +66,8 @@ void rotate_heads(Exec const& exec, char const* name, Table const& cos, Table co
           "cos " + shape_string(cos) + " has fewer rows than " + shape_string(x) + " positions");
   if (batch * positions * pairs * num_rotated == 0) return;
   Kokkos::parallel_for(
-      name, row_policy(exec, batch * positions), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      name, row_policy(exec, batch * positions, num_rotated * group_count<k_group<Exec, T>>(pairs)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         constexpr int k_count = k_group<Exec, T>;
         const index_t b = team.league_rank() / positions;
         const index_t t = team.league_rank() % positions;

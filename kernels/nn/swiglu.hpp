@@ -27,7 +27,8 @@ void swiglu_forward(Exec const& exec, GateUp const& gate_up, Out const& out) {
   require_extent(k_name, "gate_up", gate_up, 1, 2 * cols);
   if (rows == 0 || cols == 0) return;
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_group<Exec, T>>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int row = team.league_rank();
         auto const* gate = &gate_up(row, 0);
         auto const* up = gate + cols;
@@ -63,7 +64,8 @@ void swiglu_backward(Exec const& exec, GateUp const& gate_up, DAct const& d_act)
   require_extent(k_name, "gate_up", gate_up, 1, 2 * cols);
   if (rows == 0 || cols == 0) return;
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_group<Exec, T>>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int row = team.league_rank();
         auto* gate = &gate_up(row, 0);
         auto* up = gate + cols;

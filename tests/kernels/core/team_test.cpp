@@ -27,6 +27,21 @@ void reduce_rows(Matrix<T> const& x, Vector<T> const& sums, Vector<T> const& lar
       });
 }
 
+TEST(Team, HasWholeWarpsForTheWorkOfARow) {
+  for (auto const& [items, threads] : {std::pair<index_t, int>{0, 32},
+                                       {1, 32},
+                                       {32, 32},
+                                       {33, 64},
+                                       {96, 96},
+                                       {97, 128},
+                                       {256, 256},
+                                       {257, 256},
+                                       {1 << 20, 256}})
+    EXPECT_EQ(row_team_size(items), threads) << items;
+  EXPECT_EQ(row_policy(Exec(), 1, 40).team_size(), team_size(Exec(), 64));
+  EXPECT_EQ(row_policy(Exec(), 1).team_size(), team_size(Exec(), 256));
+}
+
 TEST(Team, ReducesRowsOfEveryLength) {
   for (index_t cols : {0, 1, 2, 31, 32, 33, 64, 100, 1023}) {
     const auto x = test::matrix_of<double>(3, cols, test::noise(3 * cols, 7));
