@@ -129,13 +129,14 @@ def kernel_test(a, test):
 def memory_bound(a, benchmark):
     """The counters of every memory-bound kernel by its name, or {"refused": why}."""
     say("kernels: memory-bound kernels beside the bandwidth of the memory ...")
-    options = ["--benchmark_min_time=0.01", "--benchmark_filter=swiglu"] if a.dry_run else []
+    options = (["--benchmark_min_time=0.01", "--benchmark_filter=swiglu"] if a.dry_run else
+               ["--benchmark_filter=-linear"])
     result = attempt([benchmark, "--benchmark_format=json", *options], a.limits["benchmark"])
     if result.returncode != 0 or "{" not in result.stdout:
         return {"refused": first_error(result)}
     found = {}
     for row in json.loads(result.stdout[result.stdout.index("{"):])["benchmarks"]:
-        name = re.split("/(?:min_time|manual_time)", row["name"])[0]
+        name = re.split("/(?:min_time|iterations|manual_time)", row["name"])[0]
         if row.get("error_occurred"):
             found[name] = {"refused": row["error_message"]}
         elif "of_triad" in row:

@@ -1,236 +1,232 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that memory bounds, against the STREAM triad of the same run. Bytes are algorithmic:
+// Kernels on rows that memory bounds, against the bandwidth of the same run. Bytes are algorithmic:
 // every input and output once, no write-allocate traffic.
-#include "benchmarks/kernels/triad.hpp"
+#include <vector>
+
+#include "benchmarks/kernels/memory_cases.hpp"
 #include "kernels/nn/cross_entropy.hpp"
 #include "kernels/nn/elementwise.hpp"
 #include "kernels/nn/embedding.hpp"
 #include "kernels/nn/pack_columns.hpp"
 #include "kernels/nn/rms_norm.hpp"
+#include "kernels/nn/rotary.hpp"
 #include "kernels/nn/swiglu.hpp"
-#include "kernels/random/fill.hpp"
-#include "kernels/update/adamw.hpp"
-#include "kernels/update/norm.hpp"
-#include "kernels/update/sgd.hpp"
 
 namespace sdp::bench {
 namespace {
 
 using namespace sdp::kernels;
-using T = float;
-
-constexpr index_t k_rows = 16384;
-constexpr index_t k_cols = 1024;
-constexpr index_t k_size = k_rows * k_cols;
-constexpr double k_array = static_cast<double>(k_size * sizeof(T));
-constexpr index_t k_vocabulary = 32000;
-
-template <class V>
-V random(V const& view, std::uint64_t salt, double std = 1.0) {
-  const Vector<T> flat("flat", view.size());
-  fill_normal(Exec(), 1, salt, 0, 0.0, std, flat);
-  Kokkos::deep_copy(view, Matrix<T>(flat.data(), view.extent(0), view.extent(1)));
-  return view;
-}
-Matrix<T> matrix(std::uint64_t salt, index_t rows = k_rows, index_t cols = k_cols) {
-  return random(Matrix<T>("matrix", rows, cols), salt);
-}
-Vector<T> vector(std::uint64_t salt, index_t size = k_size) {
-  const Vector<T> view("vector", size);
-  fill_normal(Exec(), 1, salt, 0, 0.0, 1.0, view);
-  return view;
-}
 
 Vector<std::int32_t> tokens(index_t count, index_t vocabulary) {
-  const Vector<std::int32_t> view("tokens", count);
-  auto host = Kokkos::create_mirror_view(view);
+  std::vector<std::int32_t> host(static_cast<std::size_t>(count));
   for (index_t i = 0; i < count; ++i)
-    host(i) = static_cast<std::int32_t>(stream_bits(3, 4, static_cast<std::uint64_t>(i))[0] %
-                                        static_cast<std::uint32_t>(vocabulary));
-  Kokkos::deep_copy(view, host);
-  return view;
+    host[static_cast<std::size_t>(i)] =
+        static_cast<std::int32_t>(stream_bits(3, 4, static_cast<std::uint64_t>(i))[0] %
+                                  static_cast<std::uint32_t>(vocabulary));
+  return from_host(host.data(), count);
 }
 
-void triad(benchmark::State& state) {
+/// Arrays of a kernel on rows: matrices (rows, columns) of T, and what a norm has beside them.
+template <class T>
+struct Rows {
+  index_t columns;
+  index_t rows = rows_of<T>(columns);
+  double bytes = bytes_of<T>(rows, columns);  ///< of one matrix
+
+  Matrix<T> matrix(std::uint64_t salt) const { return bench::matrix<T>(salt, rows, columns); }
+  Vector<T> weight(std::uint64_t salt) const { return vector<T>(salt, columns); }
+  Vector<accum_t<T>> rstd(std::uint64_t salt) const { return vector<accum_t<T>>(salt, rows); }
+};
+
+void triad(benchmark::State& state, index_t) {
   against_triad(state, Triad::k_bytes, [] { run_triad(); });
 }
 
-void residual_add(benchmark::State& state) {
-  const auto a = matrix(1), b = matrix(2), out = matrix(3);
-  against_triad(state, 3 * k_array, [&] { add(Exec(), a, b, out); });
+template <class T>
+void residual_add(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto a = r.matrix(1), b = r.matrix(2), out = r.matrix(3);
+  against_triad(state, 3 * r.bytes, [&] { add(Exec(), a, b, out); });
 }
 
-void accumulate_in_place(benchmark::State& state) {
-  const auto x = matrix(1), y = matrix(2);
-  against_triad(state, 3 * k_array, [&] { accumulate(Exec(), 0.5, x, y); });
+template <class T>
+void accumulate_in_place(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1), y = r.matrix(2);
+  against_triad(state, 3 * r.bytes, [&] { accumulate(Exec(), 0.5, x, y); });
 }
 
-void rms_norm_forward_row(benchmark::State& state) {
-  const auto x = matrix(1), out = matrix(2);
-  const auto weight = vector(3, k_cols), rstd = vector(4, k_rows);
-  against_triad(state, 2 * k_array, [&] { rms_norm_forward(Exec(), x, weight, 1e-5, out, rstd); });
+template <class T>
+void rms_norm_forward_row(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1), out = r.matrix(2);
+  const auto weight = r.weight(3);
+  const auto rstd = r.rstd(4);
+  against_triad(state, 2 * r.bytes, [&] { rms_norm_forward(Exec(), x, weight, 1e-5, out, rstd); });
 }
 
-void add_rms_norm_forward_row(benchmark::State& state) {
-  const auto x = matrix(1), branch = matrix(2), sum = matrix(3), out = matrix(4);
-  const auto weight = vector(3, k_cols), rstd = vector(4, k_rows);
-  against_triad(state, 4 * k_array,
+template <class T>
+void add_rms_norm_forward_row(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1), branch = r.matrix(2), sum = r.matrix(3), out = r.matrix(4);
+  const auto weight = r.weight(3);
+  const auto rstd = r.rstd(4);
+  against_triad(state, 4 * r.bytes,
                 [&] { add_rms_norm_forward(Exec(), x, branch, weight, 1e-5, sum, out, rstd); });
 }
 
-void rms_norm_apply_row(benchmark::State& state) {
-  const auto x = matrix(1), out = matrix(2);
-  const auto weight = vector(3, k_cols), rstd = vector(4, k_rows);
-  against_triad(state, 2 * k_array, [&] { rms_norm_apply(Exec(), x, rstd, weight, out); });
+template <class T>
+void rms_norm_apply_row(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1), out = r.matrix(2);
+  const auto weight = r.weight(3);
+  const auto rstd = r.rstd(4);
+  against_triad(state, 2 * r.bytes, [&] { rms_norm_apply(Exec(), x, rstd, weight, out); });
 }
 
-void rms_norm_backward_both(benchmark::State& state) {
-  const auto x = matrix(1), d_out = matrix(2), d_x = matrix(3);
-  const auto partials = matrix(4, rms_norm_backward_chunks(k_rows), k_cols);
-  const auto weight = vector(3, k_cols), rstd = vector(4, k_rows), d_weight = vector(5, k_cols);
-  against_triad(state, 4 * k_array, [&] {
+template <class T>
+void rms_norm_backward_both(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1), d_out = r.matrix(2), d_x = r.matrix(3);
+  const auto partials = matrix<accum_t<T>>(4, rms_norm_backward_chunks(r.rows), columns);
+  const auto weight = r.weight(3);
+  const auto rstd = r.rstd(4);
+  const auto d_weight = vector<accum_t<T>>(5, columns);
+  against_triad(state, 4 * r.bytes, [&] {
     rms_norm_backward(Exec(), d_out, x, rstd, weight, partials, d_x, d_weight);
   });
 }
 
-void rms_norm_backward_masked(benchmark::State& state) {
-  const auto x = matrix(1), d_out = matrix(2), d_x = matrix(3);
-  const auto weight = vector(3, k_cols), rstd = vector(4, k_rows);
-  against_triad(state, 4 * k_array,
+template <class T>
+void rms_norm_backward_masked(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1), d_out = r.matrix(2), d_x = r.matrix(3);
+  const auto weight = r.weight(3);
+  const auto rstd = r.rstd(4);
+  against_triad(state, 4 * r.bytes,
                 [&] { rms_norm_backward_input(Exec(), d_out, x, rstd, weight, d_x); });
 }
 
-void swiglu_forward_row(benchmark::State& state) {
-  const auto gate_up = matrix(1, k_rows, 2 * k_cols), out = matrix(2);
-  against_triad(state, 3 * k_array, [&] { swiglu_forward(Exec(), gate_up, out); });
+template <class T>
+void swiglu_forward_row(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto gate_up = matrix<T>(1, r.rows, 2 * columns);
+  const auto out = r.matrix(2);
+  against_triad(state, 3 * r.bytes, [&] { swiglu_forward(Exec(), gate_up, out); });
 }
 
-void swiglu_backward_row(benchmark::State& state) {
-  const auto gate_up = matrix(1, k_rows, 2 * k_cols), d_act = matrix(2);
-  against_triad(state, 6 * k_array, [&] { swiglu_backward(Exec(), gate_up, d_act); });
+template <class T>
+void swiglu_backward_row(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto gate_up = matrix<T>(1, r.rows, 2 * columns);
+  const auto d_act = r.matrix(2);
+  against_triad(state, 6 * r.bytes, [&] { swiglu_backward(Exec(), gate_up, d_act); });
+}
+
+/// Queries and keys of a fused projection with heads of 64, at 2048 positions.
+template <class T>
+void rotary_of_queries_and_keys(benchmark::State& state, index_t columns) {
+  constexpr index_t k_head = 64, k_positions = 2048;
+  const index_t heads = columns / k_head;
+  const index_t batch = rows_of<T>(3 * columns) / k_positions;
+  const auto projection = vector<T>(1, batch * k_positions * 3 * columns);
+  const Kokkos::View<T****, Kokkos::LayoutRight> x(projection.data(), batch, k_positions, 3 * heads,
+                                                   k_head);
+  const Matrix<accum_t<T>> cos("cos", k_positions, k_head / 2), sin("sin", k_positions, k_head / 2);
+  rotary_tables(Exec(), 1e4, cos, sin);
+  against_triad(state, 2 * bytes_of<T>(batch * k_positions, 2 * columns),
+                [&] { rotary_forward(Exec(), cos, sin, x, 2 * heads); });
 }
 
 /// Every other group of 64 columns.
-void pack_half_of_the_columns(benchmark::State& state) {
-  constexpr index_t k_group = 64, k_runs = k_cols / (2 * k_group);
-  const auto x = matrix(1), packed = matrix(2, k_rows, k_cols / 2);
-  const Kokkos::View<ColumnRun*, Kokkos::LayoutRight> runs("runs", k_runs);
-  auto host = Kokkos::create_mirror_view(runs);
-  for (index_t r = 0; r < k_runs; ++r) host(r) = {2 * r * k_group, r * k_group, k_group};
-  Kokkos::deep_copy(runs, host);
-  against_triad(state, k_array, [&] { pack_columns(Exec(), runs, x, packed); });
+template <class T>
+void pack_half_of_the_columns(benchmark::State& state, index_t columns) {
+  constexpr index_t k_group = 64;
+  const Rows<T> r{columns};
+  const auto x = r.matrix(1);
+  const auto packed = matrix<T>(2, r.rows, columns / 2);
+  std::vector<ColumnRun> host;
+  for (index_t i = 0; i < columns / (2 * k_group); ++i)
+    host.push_back({2 * i * k_group, i * k_group, k_group});
+  const auto runs = from_host(host.data(), static_cast<index_t>(host.size()));
+  against_triad(state, r.bytes, [&] { pack_columns(Exec(), runs, x, packed); });
 }
 
-void cross_entropy_loss(benchmark::State& state) {
-  const index_t rows = k_size / k_vocabulary;
-  const auto logits = matrix(1, rows, k_vocabulary);
-  const auto losses = vector(2, rows);
-  const auto targets = tokens(rows, k_vocabulary);
-  const double bytes = static_cast<double>(logits.size() * sizeof(T));
-  against_triad(state, bytes, [&] { cross_entropy_forward(Exec(), logits, targets, losses); });
+template <class T>
+void cross_entropy_loss(benchmark::State& state, index_t vocabulary) {
+  const Rows<T> r{vocabulary};
+  const auto logits = r.matrix(1);
+  const auto losses = r.rstd(2);
+  const auto targets = tokens(r.rows, vocabulary);
+  against_triad(state, r.bytes, [&] { cross_entropy_forward(Exec(), logits, targets, losses); });
 }
 
-void cross_entropy_gradient(benchmark::State& state) {
-  const auto vocabulary = static_cast<index_t>(state.range(0));
-  const index_t rows = k_size / vocabulary;
-  const auto logits = matrix(1, rows, vocabulary);
-  const auto losses = vector(2, rows);
-  const auto targets = tokens(rows, vocabulary);
-  const double bytes = 2.0 * static_cast<double>(logits.size() * sizeof(T));
-  against_triad(state, bytes,
+template <class T>
+void cross_entropy_gradient(benchmark::State& state, index_t vocabulary) {
+  const Rows<T> r{vocabulary};
+  const auto logits = r.matrix(1);
+  const auto losses = r.rstd(2);
+  const auto targets = tokens(r.rows, vocabulary);
+  against_triad(state, 2 * r.bytes,
                 [&] { cross_entropy_forward_backward(Exec(), logits, targets, 1.0, losses); });
 }
 
-void embedding_look_up(benchmark::State& state) {
-  const auto table = matrix(1, k_vocabulary), out = matrix(2);
-  const auto ids = tokens(k_rows, k_vocabulary);
-  against_triad(state, 2 * k_array, [&] { embedding_forward(Exec(), ids, table, out); });
+/// Rows of the table count once, however many tokens they are looked up for.
+template <class T>
+void embedding_look_up(benchmark::State& state, index_t columns) {
+  const Rows<T> r{columns};
+  const auto table = matrix<T>(1, k_vocabulary, columns);
+  const auto out = r.matrix(2);
+  const auto ids = tokens(r.rows, k_vocabulary);
+  against_triad(state, r.bytes + bytes_of<T>(std::min(r.rows, k_vocabulary), columns),
+                [&] { embedding_forward(Exec(), ids, table, out); });
 }
 
-void embedding_gradient(benchmark::State& state) {
-  const auto table = matrix(1, k_vocabulary), d_out = matrix(2);
-  const auto ids = tokens(k_rows, k_vocabulary);
-  const Vector<std::int32_t> order("order", embedding_backward_workspace<Exec>(k_rows));
-  const Matrix<T> partials("partials", embedding_backward_chunks<Exec>(k_rows), k_cols);
-  against_triad(state, 3 * k_array,
+template <class T>
+void embedding_gradient(benchmark::State& state, index_t columns) {
+  const index_t count = rows_of<T>(columns);
+  const auto table = matrix<accum_t<T>>(1, k_vocabulary, columns);
+  const auto d_out = matrix<T>(2, count, columns);
+  const auto ids = tokens(count, k_vocabulary);
+  const Vector<std::int32_t> order("order", embedding_backward_workspace<Exec>(count));
+  const Matrix<accum_t<T>> partials("partials", embedding_backward_chunks<Exec>(count), columns);
+  const double changed = bytes_of<accum_t<T>>(std::min(count, k_vocabulary), columns);
+  against_triad(state, bytes_of<T>(count, columns) + 2 * changed,
                 [&] { embedding_backward(Exec(), ids, d_out, order, partials, table); });
 }
 
-Vector<UpdateBlock> update_blocks() {
-  std::vector<UpdateBlock> blocks;
-  append_update_blocks(blocks, {0, 0, 0, k_size, 1.0, 0.1});
-  const Vector<UpdateBlock> view("blocks", blocks.size());
-  Kokkos::deep_copy(
-      view, Kokkos::View<UpdateBlock*, Kokkos::LayoutRight, Kokkos::HostSpace,
-                         Kokkos::MemoryTraits<Kokkos::Unmanaged>>(blocks.data(), blocks.size()));
-  return view;
+/// Rows as wide as the hidden states of the 134M and 1B models of benchmarks/gpu, and as their
+/// MLPs.
+bool add_all() {
+  const auto rows = [](char const* name, Case of_float, Case of_bf16) {
+    add_cases(name, of_float, of_bf16, k_host_columns, {768, 2048});
+  };
+  add_case("triad", triad, 0);
+#define SDP_ROWS(kernel) rows(#kernel, kernel<float>, kernel<bf16>)
+  SDP_ROWS(residual_add);
+  SDP_ROWS(accumulate_in_place);
+  SDP_ROWS(rms_norm_forward_row);
+  SDP_ROWS(add_rms_norm_forward_row);
+  SDP_ROWS(rms_norm_apply_row);
+  SDP_ROWS(rms_norm_backward_both);
+  SDP_ROWS(rms_norm_backward_masked);
+  SDP_ROWS(pack_half_of_the_columns);
+  SDP_ROWS(embedding_look_up);
+  SDP_ROWS(embedding_gradient);
+  if (k_on_device) SDP_ROWS(rotary_of_queries_and_keys);
+#undef SDP_ROWS
+  add_cases("swiglu_forward_row", swiglu_forward_row<float>, swiglu_forward_row<bf16>,
+            k_host_columns, {2048, 5472});
+  add_cases("swiglu_backward_row", swiglu_backward_row<float>, swiglu_backward_row<bf16>,
+            k_host_columns, {2048, 5472});
+  add_cases("cross_entropy_loss", cross_entropy_loss<float>, cross_entropy_loss<bf16>, k_vocabulary,
+            {k_vocabulary});
+  add_cases("cross_entropy_gradient", cross_entropy_gradient<float>, cross_entropy_gradient<bf16>,
+            k_vocabulary, {k_vocabulary});
+  if (!k_on_device) add_case("cross_entropy_gradient/4096", cross_entropy_gradient<float>, 4096);
+  return true;
 }
-
-void adamw(benchmark::State& state) {
-  const auto blocks = update_blocks();
-  const auto grad = vector(1), m = vector(2), v = vector(3), weight = vector(4);
-  Kokkos::deep_copy(v, 1.0f);
-  const Kokkos::View<double> factor("factor");
-  const Kokkos::View<int> skip("skip");
-  Kokkos::deep_copy(factor, 1.0);
-  const AdamWStep step{1e-3, 0.9, 0.95, 1e-8, 0.5, 0.5};
-  against_triad(state, 7 * k_array,
-                [&] { adamw_update(Exec(), blocks, step, factor, skip, grad, m, v, weight); });
-}
-
-void sgd_momentum(benchmark::State& state) {
-  const auto blocks = update_blocks();
-  const auto grad = vector(1), buffer = vector(2), weight = vector(3);
-  const Kokkos::View<double> factor("factor");
-  const Kokkos::View<int> skip("skip");
-  Kokkos::deep_copy(factor, 1.0);
-  const SgdStep step{1e-3, 0.9, false, false};
-  against_triad(state, 5 * k_array,
-                [&] { sgd_update(Exec(), blocks, step, factor, skip, grad, buffer, weight); });
-}
-
-void gradient_norm(benchmark::State& state) {
-  const auto grad = vector(1);
-  const Vector<RowSpan> rows("rows", k_rows);
-  auto host = Kokkos::create_mirror_view(rows);
-  for (index_t i = 0; i < k_rows; ++i) host(i) = {i * k_cols, k_cols, i};
-  Kokkos::deep_copy(rows, host);
-  const Vector<double> partials("partials", k_rows);
-  const Kokkos::View<double> sum("sum"), norm("norm"), factor("factor");
-  const Kokkos::View<int> skip("skip");
-  against_triad(state, k_array, [&] {
-    sum_squares(Exec(), rows, grad, partials);
-    tree_sum(Exec(), partials, sum);
-    clip_factor(Exec(), sum, 1.0, norm, factor, skip);
-  });
-}
-
-void normal_numbers(benchmark::State& state) {
-  const auto out = vector(1);
-  against_triad(state, k_array, [&] { fill_normal(Exec(), 1, 2, 0, 0.0, 0.02, out); });
-}
-
-#define SDP_BENCH(function) \
-  BENCHMARK(function)->UseManualTime()->Unit(benchmark::kMillisecond)->MinTime(0.5)
-SDP_BENCH(triad);
-SDP_BENCH(residual_add);
-SDP_BENCH(accumulate_in_place);
-SDP_BENCH(rms_norm_forward_row);
-SDP_BENCH(add_rms_norm_forward_row);
-SDP_BENCH(rms_norm_apply_row);
-SDP_BENCH(rms_norm_backward_both);
-SDP_BENCH(rms_norm_backward_masked);
-SDP_BENCH(swiglu_forward_row);
-SDP_BENCH(swiglu_backward_row);
-SDP_BENCH(pack_half_of_the_columns);
-SDP_BENCH(cross_entropy_loss);
-SDP_BENCH(cross_entropy_gradient)->Arg(k_vocabulary)->Arg(4096);
-SDP_BENCH(embedding_look_up);
-SDP_BENCH(embedding_gradient);
-SDP_BENCH(adamw);
-SDP_BENCH(sgd_momentum);
-SDP_BENCH(gradient_norm);
-SDP_BENCH(normal_numbers);
+[[maybe_unused]] const bool k_added = add_all();
 
 }  // namespace
 }  // namespace sdp::bench
