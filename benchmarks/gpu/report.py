@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of measure.py, as Markdown."""
 
+import math
+
 from figures import gib, median, number, reached, refusal, rows
 
 FIRST_UPDATES = {"fp32": 1e-5, "bf16": 1e-2}  # wanted agreement with the CPU
@@ -53,11 +55,16 @@ def kernels(k):
                        f"{COPY:.2f} of a copy"), lines)
 
 
+def apart(value, other):
+    """Relative difference; infinite for what is not a number."""
+    off = abs(value - other) / abs(other)
+    return off if math.isfinite(off) else math.inf
+
+
 def difference(one, other, steps=None):
     """Largest relative difference of two loss curves, at some of their steps."""
     common = set(one["losses"]) & set(other["losses"]) & (steps or set(one["losses"]))
-    return max((abs(one["losses"][s] - other["losses"][s]) / abs(other["losses"][s])
-                for s in common), default=None)
+    return max((apart(one["losses"][s], other["losses"][s]) for s in common), default=None)
 
 
 def last_step(run):
@@ -107,8 +114,7 @@ def first_updates(runs, reference):
             if "refused" in found:
                 lines.append((name, model, found["refused"], "-", "-", "-"))
                 continue
-            off = {key: max(abs(a - b) / abs(b) for a, b in zip(found[key], expected[key]))
-                   for key in ("loss", "grad_norm")}
+            off = {key: max(map(apart, found[key], expected[key])) for key in ("loss", "grad_norm")}
             wanted = FIRST_UPDATES[name.split()[1]]
             good = "reached" if max(off.values()) <= wanted else "missed"
             lines.append((name, model, number(off["loss"], "{:.1e}"),

@@ -2,6 +2,7 @@
 """Losses of training runs: CPU beside GPU, NCCL beside MPI."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -42,6 +43,11 @@ def metrics(a, binary, deck, name, overrides, kind="train", launch=(), env=None)
         return [json.loads(line) for line in f], None
 
 
+def number(value):
+    """What is not finite has no value in metrics.jsonl."""
+    return math.nan if value is None else value
+
+
 def train(a, binary, name, overrides, **how):
     """Losses of the quick start deck by step, or {"refused": why}."""
     training, validation, source = shards(a)
@@ -53,8 +59,8 @@ def train(a, binary, name, overrides, **how):
     if refused:
         return {"refused": refused}
     return {"data": source,
-            "losses": {str(e["step"]): e["loss"] for e in events if e["event"] == "train"},
-            "val_loss": [e["val_loss"] for e in events if e["event"] == "eval"][-1]}
+            "losses": {str(e["step"]): number(e["loss"]) for e in events if e["event"] == "train"},
+            "val_loss": [number(e["val_loss"]) for e in events if e["event"] == "eval"][-1]}
 
 
 def first_updates(a, binary, model, name, precision):
@@ -73,7 +79,7 @@ def first_updates(a, binary, model, name, precision):
     deck, overrides = decks[model]
     events, refused = metrics(a, binary, deck, f"first-{model}-{name}", [*overrides, *always])
     return {"refused": refused} if refused else {
-        key: [e[key] for e in events if e["event"] == "train"] for key in ("loss", "grad_norm")}
+        key: [number(e[key]) for e in events if e["event"] == "train"] for key in ("loss", "grad_norm")}
 
 
 def bench_comm(a, launch, overrides, env):
