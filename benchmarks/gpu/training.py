@@ -78,8 +78,10 @@ def first_updates(a, binary, model, name, precision):
                                    "train.global_batch=16", "train.micro_batch=16"])}
     deck, overrides = decks[model]
     events, refused = metrics(a, binary, deck, f"first-{model}-{name}", [*overrides, *always])
-    return {"refused": refused} if refused else {
-        key: [number(e[key]) for e in events if e["event"] == "train"] for key in ("loss", "grad_norm")}
+    if refused:
+        return {"refused": refused}
+    return {key: [number(e[key]) for e in events if e["event"] == "train"]
+            for key in ("loss", "grad_norm")}
 
 
 def bench_comm(a, launch, overrides, env):
