@@ -137,12 +137,4 @@ KOKKOS_INLINE_FUNCTION A group_sum(Member const& team, index_t n, F const& f) {
   return row_sum<A>(team, group_count<N>(n), [=](index_t g) { return at_group<N>(g, n, f); });
 }
 
-/// Largest of what f(first element, FixedCount of elements) gives for the groups of [0, n),
-/// `lowest` when n = 0; NaN is passed over. Every thread gets it.
-template <class A, int N, class Member, class F>
-KOKKOS_INLINE_FUNCTION A group_max(Member const& team, index_t n, A lowest, F const& f) {
-  return row_max<A>(team, group_count<N>(n), lowest,
-                    [=](index_t g) { return at_group<N>(g, n, f); });
-}
-
 }  // namespace sdp::kernels

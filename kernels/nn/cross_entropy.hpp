@@ -10,8 +10,9 @@
 #include "kernels/core/math.hpp"
 
 // Softmax cross-entropy from logits, N rows (tokens), V columns (vocabulary or classes). A row is
-// read once: its largest value and its sum of exponentials are kept per stretch of columns and
-// rescaled when the maximum grows (Milakov and Gimelshein, arXiv 1805.02867).
+// read once: its largest value and its sum of exponentials are kept per stretch of columns, or per
+// thread of a device, and rescaled when the maximum grows (Milakov and Gimelshein, arXiv
+// 1805.02867).
 //
 // loss = (1 - smoothing) * (lse - x[target]) + smoothing * (lse - mean(x)),  lse = log(sum(exp(x)))
 // which is PyTorch's cross_entropy with label_smoothing. A target below 0 is ignored: loss 0,
@@ -28,41 +29,69 @@ struct SoftmaxRow {
   A values;  ///< of x, taken only when smoothing
 };
 
-/// Columns that are read from memory once and then stay in the nearest cache.
-template <class Exec>
-inline constexpr index_t k_softmax_stretch = k_is_host<Exec> ? 1024 : (index_t(1) << 40);
+/// What is taken from exponents: the largest value. While every value is -inf their difference
+/// would be NaN.
+template <class A>
+KOKKOS_INLINE_FUNCTION A softmax_shift(A largest) {
+  return largest > static_cast<A>(-HUGE_VAL) ? largest : A(0);
+}
 
-template <class Exec, class A, class Member, class T>
-KOKKOS_INLINE_FUNCTION SoftmaxRow<A> softmax_row(Member const& team, T const* x, index_t cols,
-                                                 bool with_values) {
-  constexpr int k_count = k_group<Exec, T>;
+/// On hosts: stretches of columns, which are read from memory once and then stay in the nearest
+/// cache.
+template <class A, class Member, class T>
+KOKKOS_INLINE_FUNCTION SoftmaxRow<A> softmax_row_by_stretches(Member const& team, T const* x,
+                                                              index_t cols, bool with_values) {
+  constexpr index_t k_stretch = 1024;
   SoftmaxRow<A> row{static_cast<A>(-HUGE_VAL), A(0), A(0)};
-  for (index_t begin = 0; begin < cols; begin += k_softmax_stretch<Exec>) {
+  for (index_t begin = 0; begin < cols; begin += k_stretch) {
     const index_t rest = cols - begin;
-    const index_t count = rest < k_softmax_stretch<Exec> ? rest : k_softmax_stretch<Exec>;
+    const index_t count = rest < k_stretch ? rest : k_stretch;
     T const* part = x + begin;
     const A largest =
-        group_max<A, k_count>(team, count, row.largest, [=](index_t first, auto values) {
-          const auto group = load_group<A>(part + first, values);
-          A result = static_cast<A>(-HUGE_VAL);
-          for (int j = 0; j < values; ++j)
-            if (group[j] > result) result = group[j];
-          return result;
-        });
-    // While every value is -inf the difference below would be NaN.
-    const A shift = largest > static_cast<A>(-HUGE_VAL) ? largest : A(0);
-    const A sum = group_sum<A, k_count>(team, count, [=](index_t first, auto values) {
-      const auto group = load_group<A>(part + first, values);
-      A result = vexp(group[0] - shift);
-      for (int j = 1; j < values; ++j) result += vexp(group[j] - shift);
-      return result;
-    });
+        row_max<A>(team, count, row.largest, [=](index_t j) { return static_cast<A>(part[j]); });
+    const A shift = softmax_shift(largest);
+    const A sum =
+        row_sum<A>(team, count, [=](index_t j) { return vexp(static_cast<A>(part[j]) - shift); });
     row.sum = row.sum * vexp(row.largest - shift) + sum;
     row.largest = largest;
     if (with_values)
       row.values += row_sum<A>(team, count, [=](index_t j) { return static_cast<A>(part[j]); });
   }
   return row;
+}
+
+/// On devices: each thread meets its columns once, and the team adds up what the threads have.
+template <class Exec, class A, class Member, class T>
+KOKKOS_INLINE_FUNCTION SoftmaxRow<A> softmax_row_by_threads(Member const& team, T const* x,
+                                                            index_t cols, bool with_values) {
+  SoftmaxRow<A> own{static_cast<A>(-HUGE_VAL), A(0), A(0)};
+  group_for<k_group<Exec, T>>(team, cols, [&](index_t first, auto count) {
+    const auto group = load_group<A>(x + first, count);
+    A largest = own.largest;
+    for (int j = 0; j < count; ++j)
+      if (group[j] > largest) largest = group[j];
+    const A shift = softmax_shift(largest);
+    own.sum *= vexp(own.largest - shift);
+    for (int j = 0; j < count; ++j) own.sum += vexp(group[j] - shift);
+    own.largest = largest;
+    if (with_values)
+      for (int j = 0; j < count; ++j) own.values += group[j];
+  });
+  SoftmaxRow<A> row = own;
+  team.team_reduce(LargestFrom<A>(row.largest, own.largest));
+  row.sum = own.sum * vexp(own.largest - softmax_shift(row.largest));
+  team.team_reduce(Kokkos::Sum<A>(row.sum));
+  if (with_values) team.team_reduce(Kokkos::Sum<A>(row.values));
+  return row;
+}
+
+template <class Exec, class A, class Member, class T>
+KOKKOS_INLINE_FUNCTION SoftmaxRow<A> softmax_row(Member const& team, T const* x, index_t cols,
+                                                 bool with_values) {
+  if constexpr (k_is_host<Exec>)
+    return softmax_row_by_stretches<A>(team, x, cols, with_values);
+  else
+    return softmax_row_by_threads<Exec, A>(team, x, cols, with_values);
 }
 
 template <class A>
@@ -95,7 +124,8 @@ template <ExecutionSpace Exec, RowMajor<2> Logits, RowMajor<1> Targets, RowMajor
 void cross_entropy_forward(Exec const& exec, Logits const& logits, Targets const& targets,
                            Losses const& losses, double label_smoothing = 0.0) {
   constexpr char const* k_name = "sdp::kernels::cross_entropy_forward";
-  using A = accum_t<value_t<Logits>>;
+  using T = value_t<Logits>;
+  using A = accum_t<T>;
   Details::check_cross_entropy(k_name, logits, targets, losses);
   const auto rows = static_cast<index_t>(logits.extent(0));
   const auto cols = static_cast<index_t>(logits.extent(1));
@@ -103,7 +133,8 @@ void cross_entropy_forward(Exec const& exec, Logits const& logits, Targets const
   const A smoothing = static_cast<A>(label_smoothing);
   const A nan = std::numeric_limits<A>::quiet_NaN();
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_group<Exec, T>>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int n = team.league_rank();
         auto const* x = &logits(n, 0);
         const index_t target = targets(n);
@@ -139,7 +170,8 @@ void cross_entropy_forward_backward(Exec const& exec, Logits const& logits, Targ
   const A nan = std::numeric_limits<A>::quiet_NaN();
   const A scale = static_cast<A>(grad_scale);
   Kokkos::parallel_for(
-      k_name, row_policy(exec, rows), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
+      k_name, row_policy(exec, rows, group_count<k_group<Exec, T>>(cols)),
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const int n = team.league_rank();
         auto* x = &logits(n, 0);
         const index_t target = targets(n);
