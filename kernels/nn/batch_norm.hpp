@@ -23,9 +23,9 @@
 //
 // Order of the sums on host cores: over 128 rows at a time in row order (gradients over 8 rows,
 // then in double), then over these chunks in order, in double. On devices: over every 32nd row of a
-// tile of up to R / 1024 rows, at least 128 (gradients over 2 of them, then in double), then over
-// these 32 lanes and over the tiles in double; statistics as deviations from the first row of the
-// tile. The order depends on R alone.
+// tile, a lane, in row order (statistics as deviations from the first of them; gradients over 2
+// rows, then in double), then over the 32 lanes and over the tiles, in double. A tile has 128 rows,
+// or as many times 128 as make at most 1024 tiles. The order depends on R alone.
 
 namespace sdp::kernels {
 

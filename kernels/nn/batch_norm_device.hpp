@@ -9,9 +9,9 @@
 namespace sdp::kernels::Details {
 
 /// partials(i, c) = mean over tile i of rows, partials(i, C + c) = sum of squared deviations from
-/// it. A lane sums deviations from its first row in accum_t: as one of its rows that is not so far
-/// from their mean that the squares cancel. Means of lanes are kept as their distance from the
-/// first row of the tile, and the lanes are put together in double.
+/// it. A lane sums deviations from its first row in accum_t; being one of its few rows, that is
+/// never so far from their mean that the squares cancel. The lanes are put together in double, from
+/// the distances of their means to the first row of the tile.
 template <int N, class Exec, class X, class Partials>
 void batch_norm_tile_moments(FixedCount<N>, Exec const& exec, X const& x,
                              Partials const& partials) {

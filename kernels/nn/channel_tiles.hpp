@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+
 #include "kernels/core/group.hpp"
 
 // How batch norm shares a matrix of R rows and C channels. On host cores a thread takes chunks of
-// 128 rows and a few vector registers of channels at a time. On devices a team takes a tile of one
-// or several chunks and eight groups of channels (128 bytes of a row where groups are of 16), a
-// thread of it every 32nd row of a group, which is a lane, with a batch of a few rows under way at
-// once.
+// 128 rows and works on a few vector registers of channels at a time. On devices a team takes a
+// tile: one or several chunks of rows and eight groups of channels, which are 128 bytes of a row
+// where groups are of 16. A thread takes a lane of a group, every 32nd row of the tile, and loads a
+// batch of a few rows before it works on them, so that enough bytes are under way.
 
 namespace sdp::kernels::Details {
 
@@ -37,8 +39,8 @@ KOKKOS_INLINE_FUNCTION void for_channel_tiles(index_t channels, F const& f) {
       f(begin, static_cast<int>(channels - begin));
 }
 
-/// Teams of a device, `Teams` of them on a multiprocessor at least, which bounds their registers,
-/// and their scratch.
+/// Teams of a device with scratch, of which a multiprocessor shall hold at least `Teams`: bounds
+/// their registers.
 template <int Teams, ExecutionSpace Exec>
 auto tile_policy(Exec const& exec, index_t teams, std::size_t scratch_bytes) {
   constexpr int k_threads = 256, k_align = 16;
@@ -48,6 +50,7 @@ auto tile_policy(Exec const& exec, index_t teams, std::size_t scratch_bytes) {
   policy.set_scratch_size(0, Kokkos::PerTeam(static_cast<int>(scratch_bytes) + k_align));
   return policy;
 }
+/// `count` elements in the scratch of a team.
 template <class S, class Team>
 KOKKOS_INLINE_FUNCTION S* scratch_of(Team const& team, std::size_t count) {
   return static_cast<S*>(team.team_scratch(0).get_shmem_aligned(count * sizeof(S), 16));
@@ -69,7 +72,7 @@ struct ChannelTiles {
   static constexpr int k_groups = 8;
   static constexpr int k_lanes = 32;
   static constexpr int k_width = k_groups * N;
-  /// Of a sum per lane and channel.
+  /// Elements of a sum per lane and channel.
   static constexpr int k_sums = k_lanes * k_width;
 
   index_t rows;
@@ -152,10 +155,10 @@ ChannelTiles<N> batch_norm_tiles(index_t rows, index_t channels) {
   return {rows, channels, chunks * k_batch_norm_rows_per_chunk};
 }
 
-/// finish(c, sum of p, sum of q) for every channel c, where terms(i, c, p, q) turns
-/// p = partials(i, c) and q = partials(i, C + c) of N channels from c on into the terms of row i.
-/// A team of a device per N channels: every 256th row in order, then these sums 32 by 32, then by
-/// 8, all in double.
+/// finish(c, sum of p, sum of q) for every channel c, summed over the first `rows` rows of
+/// partials, where terms(i, c, p, q) turns p = partials(i, c..) and q = partials(i, C + c..) of N
+/// channels into what row i adds. A team of a device per N channels sums every 256th row in order,
+/// then 32 of these sums at a time, then these 8, all in double.
 template <int N, class Exec, class Partials, class Terms, class Finish>
 void sum_tiles(FixedCount<N>, char const* name, Exec const& exec, Partials const& partials,
                index_t rows, Terms const& terms, Finish const& finish) {

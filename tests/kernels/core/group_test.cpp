@@ -110,5 +110,22 @@ TYPED_TEST(Groups, SumsDependOnTheValuesAlone) {
   }
 }
 
+TYPED_TEST(Groups, AreTakenAsAlignedOnlyWhereThoseOfEveryRowAre) {
+  using T = TypeParam;
+  constexpr int k_count = 16 / static_cast<int>(sizeof(T));
+  const Vector<T> x("x", k_room), y("y", k_room);
+  const auto count = [&](index_t cols, index_t first, index_t second) {
+    int result = 0;
+    with_aligned_groups<k_count>(
+        cols, [&](auto n) { result = n; }, x.data() + first, y.data() + second);
+    return result;
+  };
+  EXPECT_EQ(count(3 * k_count, 0, 0), k_count);
+  EXPECT_EQ(count(3 * k_count, k_count, 2 * k_count), k_count);
+  EXPECT_EQ(count(3 * k_count + 1, 0, 0), 1);
+  EXPECT_EQ(count(3 * k_count, 1, 0), 1);
+  EXPECT_EQ(count(3 * k_count, 0, 1), 1);
+}
+
 }  // namespace
 }  // namespace sdp::kernels
