@@ -193,9 +193,12 @@ void sum_tiles(FixedCount<N>, char const* name, Exec const& exec, Partials const
           }
         });
         team.team_barrier();
+        // (Clang 17 cannot compile the remainder of a division by 2 here for AMD's devices.)
         row_for(team, k_parts * k_columns, [=](index_t i) {
-          auto const* lanes = sums + i / k_columns * k_part * k_columns + i % k_columns;
-          parts[i] = interleaved_sum<k_part>([=](int k) { return lanes[k * k_columns]; });
+          const index_t part = i % k_parts, column = i / k_parts;
+          auto const* lanes = sums + part * k_part * k_columns + column;
+          parts[part * k_columns + column] =
+              interleaved_sum<k_part>([=](int k) { return lanes[k * k_columns]; });
         });
         team.team_barrier();
         row_for(team, N, [=](index_t j) {
