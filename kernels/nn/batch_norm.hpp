@@ -66,7 +66,7 @@ void batch_norm_moments(Exec const& exec, X const& x, Partials const& partials) 
         const index_t stride = channels;
         auto const* from = x.data();
         auto* to = &partials(team.league_rank(), 0);
-        for_channel_tiles(stride, [=](index_t first, auto count) {
+        for_channel_tiles(team, stride, [=](index_t first, auto count) {
           A mean[k_channel_tile], squares[k_channel_tile];
           for (int j = 0; j < count; ++j) mean[j] = squares[j] = A(0);
           for (index_t row = chunk.begin; row < chunk.end; ++row) {
@@ -122,12 +122,12 @@ void batch_norm_statistics_chunks(char const* name, Exec const& exec, X const& x
   const auto channels = static_cast<index_t>(x.extent(1));
   const index_t chunks = batch_norm_chunks(rows);
   Kokkos::parallel_for(
-      name, row_policy(exec, 1), KOKKOS_LAMBDA(RowMember<Exec> const&) {
+      name, row_policy(exec, 1), KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const index_t stride = 2 * channels;
         const index_t count_chunks = chunks, count_rows = rows, count_channels = channels;
         auto const* from = partials.data();
         auto const finish = update;
-        for_channel_tiles(count_channels, [=](index_t first, auto count) {
+        for_channel_tiles(team, count_channels, [=](index_t first, auto count) {
           double centre[k_channel_tile], squares[k_channel_tile];
           for (int j = 0; j < count; ++j) centre[j] = squares[j] = 0.0;
           for (index_t i = 0; i < count_chunks; ++i) {
@@ -221,7 +221,7 @@ void batch_norm_apply_chunks(char const* name, Exec const& exec, X const& x, Mea
         auto const* weights = weight.data();
         auto const* biases = bias.data();
         auto* to = out.data();
-        for_channel_tiles(stride, [=](index_t first, auto count) {
+        for_channel_tiles(team, stride, [=](index_t first, auto count) {
           A centre[k_channel_tile], scale[k_channel_tile], shift[k_channel_tile];
           for (int j = 0; j < count; ++j) {
             centre[j] = static_cast<A>(means[first + j]);

@@ -31,7 +31,7 @@ void batch_norm_backward_partials(Exec const& exec, DOut const& d_out, Out const
         auto const* means = mean.data();
         auto* gradient = d_out.data();
         auto* to = &partials(team.league_rank(), 0);
-        for_channel_tiles(stride, [=](index_t first, auto count) {
+        for_channel_tiles(team, stride, [=](index_t first, auto count) {
           A centre[k_channel_tile];
           double sum[k_channel_tile], product[k_channel_tile];
           for (int j = 0; j < count; ++j) {
@@ -80,12 +80,12 @@ void batch_norm_backward_sums(Exec const& exec, Partials const& partials, Rstd c
   const auto channels = static_cast<index_t>(rstd.extent(0));
   Kokkos::parallel_for(
       "sdp::kernels::batch_norm_backward_sums", row_policy(exec, 1),
-      KOKKOS_LAMBDA(RowMember<Exec> const&) {
+      KOKKOS_LAMBDA(RowMember<Exec> const& team) {
         const index_t count_chunks = chunks, count_channels = channels;
         auto const* from = partials.data();
         auto const* rstds = rstd.data();
         auto* to = sums.data();
-        for_channel_tiles(2 * count_channels, [=](index_t first, auto count) {
+        for_channel_tiles(team, 2 * count_channels, [=](index_t first, auto count) {
           double sum[k_channel_tile];
           for (int j = 0; j < count; ++j) sum[j] = 0.0;
           for (index_t i = 0; i < count_chunks; ++i) {
@@ -125,7 +125,7 @@ void batch_norm_backward_input_chunks(Exec const& exec, DOut const& d_out, X con
         auto const* d_bias = sums.data();
         auto const* d_weight = sums.data() + stride;
         auto* to = d_x.data();
-        for_channel_tiles(stride, [=](index_t first, auto count) {
+        for_channel_tiles(team, stride, [=](index_t first, auto count) {
           A centre[k_channel_tile], scale[k_channel_tile], slope[k_channel_tile],
               offset[k_channel_tile];
           for (int j = 0; j < count; ++j) {

@@ -30,13 +30,15 @@ KOKKOS_INLINE_FUNCTION RowRange batch_norm_chunk(index_t chunk, index_t rows) {
 inline constexpr int k_channel_tile = 64;
 
 /// f(first channel, channels) for tiles of channels; the number is a constant but in the last tile.
-template <class F>
-KOKKOS_INLINE_FUNCTION void for_channel_tiles(index_t channels, F const& f) {
-  for (index_t begin = 0; begin < channels; begin += k_channel_tile)
+template <class Team, class F>
+KOKKOS_INLINE_FUNCTION void for_channel_tiles(Team const& team, index_t channels, F const& f) {
+  row_for(team, (channels + k_channel_tile - 1) / k_channel_tile, [=](index_t t) {
+    const index_t begin = t * k_channel_tile;
     if (begin + k_channel_tile <= channels)
       f(begin, FixedCount<k_channel_tile>());
     else
       f(begin, static_cast<int>(channels - begin));
+  });
 }
 
 /// Teams of a device with scratch, of which a multiprocessor shall hold at least `Teams`: bounds
